@@ -1,0 +1,3 @@
+//! The program `pgtandem`.
+
+fn main() {}
