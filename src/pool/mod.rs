@@ -19,6 +19,7 @@ mod action;
 mod cancel;
 mod checkout;
 mod control;
+pub mod io;
 mod limits;
 mod opening;
 mod params;
