@@ -1,0 +1,157 @@
+//! Session parameters that follow a client from server to server (PgBouncer settings track_extra_parameters and the five that
+//! are always tracked): what the client has, what the server has, and the SET that makes them equal.
+
+use std::sync::Arc;
+
+/// Tracked whatever is configured, in PgBouncer's order but for `standard_conforming_strings`, which must be set first since
+/// the quoting of the others depends on it.
+pub const ALWAYS_TRACKED: [&str; 5] =
+    ["standard_conforming_strings", "client_encoding", "DateStyle", "TimeZone", "application_name"];
+
+/// The names that are tracked, fixed at start.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tracked {
+    names: Vec<Box<str>>,
+}
+
+impl Tracked {
+    /// The five and `extra`; names that could not stand in a SET unquoted are left out.
+    #[must_use]
+    pub fn new<'a>(extra: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut names: Vec<Box<str>> = ALWAYS_TRACKED.iter().map(|&n| n.into()).collect();
+        for name in extra {
+            let name = name.trim();
+            let plain =
+                !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
+            if plain && !names.iter().any(|n| n.eq_ignore_ascii_case(name)) {
+                names.push(name.into());
+            }
+        }
+        Self { names }
+    }
+
+    /// The place of a name, case ignored.
+    #[must_use]
+    pub fn index(&self, name: &[u8]) -> Option<usize> {
+        self.names.iter().position(|n| n.as_bytes().eq_ignore_ascii_case(name))
+    }
+
+    /// All names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(|n| &**n)
+    }
+}
+
+/// One session's values of the tracked parameters; cheap to clone and to find equal.
+#[derive(Clone, Debug, Default)]
+pub struct Values(Arc<[Option<Arc<[u8]>>]>);
+
+impl Values {
+    /// Nothing known of any of them.
+    #[must_use]
+    pub fn unset(tracked: &Tracked) -> Self {
+        Self(vec![None; tracked.names.len()].into())
+    }
+
+    /// The value at a place of [`Tracked`].
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<&[u8]> {
+        self.0.get(index)?.as_deref()
+    }
+
+    /// Notes a value.
+    pub fn set(&mut self, index: usize, value: &[u8]) {
+        if self.get(index) == Some(value) {
+            return;
+        }
+        let mut values: Vec<_> = self.0.to_vec();
+        if let Some(slot) = values.get_mut(index) {
+            *slot = Some(value.into());
+            self.0 = values.into();
+        }
+    }
+
+    /// Takes the values that are unset here from `defaults`.
+    pub fn fill_unset(&mut self, defaults: &Self) {
+        let values: Vec<_> =
+            self.0.iter().zip(defaults.0.iter()).map(|(own, default)| own.clone().or_else(|| default.clone())).collect();
+        self.0 = values.into();
+    }
+
+    /// Are they the very same values? Two pointers where a session went back to the server that it had.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// The SQL that gives a server with the values `server` those of `self`; `None` if nothing differs. Case is ignored, as
+    /// the server prints values in its own spelling.
+    #[must_use]
+    pub fn sql_to_change(&self, server: &Self, tracked: &Tracked) -> Option<Vec<u8>> {
+        if self.same(server) {
+            return None;
+        }
+        let mut sql = Vec::new();
+        for (index, name) in tracked.names.iter().enumerate() {
+            let Some(want) = self.get(index) else { continue };
+            if server.get(index).is_some_and(|have| have.eq_ignore_ascii_case(want)) {
+                continue;
+            }
+            sql.extend_from_slice(b"SET ");
+            sql.extend_from_slice(name.as_bytes());
+            sql.push(b'=');
+            put_literal(&mut sql, want);
+            sql.push(b';');
+        }
+        (!sql.is_empty()).then_some(sql)
+    }
+}
+
+/// Appends a string literal that means the same whatever standard_conforming_strings is: with a backslash inside it takes the
+/// E form (PostgreSQL docs, "String Constants with C-Style Escapes").
+fn put_literal(sql: &mut Vec<u8>, value: &[u8]) {
+    if value.contains(&b'\\') {
+        sql.push(b'E');
+    }
+    sql.push(b'\'');
+    for &byte in value {
+        if matches!(byte, b'\'' | b'\\') {
+            sql.push(byte);
+        }
+        sql.push(byte);
+    }
+    sql.push(b'\'');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(tracked: &Tracked, pairs: &[(&str, &str)]) -> Values {
+        let mut values = Values::unset(tracked);
+        for (name, value) in pairs {
+            values.set(tracked.index(name.as_bytes()).unwrap(), value.as_bytes());
+        }
+        values
+    }
+
+    #[test]
+    fn only_what_differs_is_set_and_quotes_cannot_break_out() {
+        let tracked = Tracked::new(["IntervalStyle", "search_path; DROP", ""]);
+        assert_eq!(tracked.names().count(), 6);
+        let client = values(&tracked, &[("timezone", "Mars/O'Neil\\"), ("client_encoding", "utf8")]);
+        let server = values(&tracked, &[("TimeZone", "UTC"), ("client_encoding", "UTF8"), ("DateStyle", "ISO")]);
+        let sql = client.sql_to_change(&server, &tracked).unwrap();
+        assert_eq!(String::from_utf8(sql).unwrap(), "SET TimeZone=E'Mars/O''Neil\\\\';");
+        assert_eq!(server.sql_to_change(&server.clone(), &tracked), None);
+    }
+
+    #[test]
+    fn unset_values_come_from_the_server_defaults() {
+        let tracked = Tracked::new([]);
+        let mut client = values(&tracked, &[("application_name", "psql")]);
+        client.fill_unset(&values(&tracked, &[("application_name", ""), ("TimeZone", "UTC")]));
+        assert_eq!(client.get(tracked.index(b"application_name").unwrap()), Some(&b"psql"[..]));
+        assert_eq!(client.get(tracked.index(b"timezone").unwrap()), Some(&b"UTC"[..]));
+    }
+}

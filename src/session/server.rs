@@ -1,0 +1,475 @@
+//! The ledger of one server: every reply that it owes, in order. It tells which frames of the server reach the client, puts
+//! our own replies (ParseComplete, CloseComplete) at the right places between them, and knows when the server is provably in
+//! step. Anything that does not fit the ledger is a [`Verdict::Quarantine`]: such a server is closed, never lent again.
+//!
+//! PostgreSQL docs: "Message Flow", "Extended Query", "COPY Operations", "Pipelining".
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::client::ClientCore;
+use super::params::{Tracked, Values};
+use crate::prepared::{Statement, Undo, Window};
+use crate::wire::frame::{Head, cstr};
+use crate::wire::reply;
+
+/// What must be done with a frame of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Read on until this many bytes of the frame are there.
+    NeedMore(usize),
+    /// To the client.
+    Forward,
+    /// To nobody.
+    Swallow,
+    /// To the client; then [`ServerCore::put_due_replies`], then see [`ServerCore::is_free`].
+    ForwardReady,
+    /// To nobody, otherwise as [`Verdict::ForwardReady`].
+    SwallowReady,
+    /// The server is out of step; close it.
+    Quarantine(&'static str),
+}
+
+/// The state byte of ReadyForQuery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// No transaction.
+    Idle,
+    /// In a transaction block.
+    Transaction,
+    /// In a failed transaction block.
+    Failed,
+}
+
+/// One owed reply, or one of ours that waits for its turn.
+#[derive(Debug)]
+enum Owed {
+    Parse { statement: Option<u64>, undo: Option<Box<Undo>>, swallow: bool },
+    OurParseComplete { undo: Box<Undo> },
+    Bind,
+    Describe,
+    Execute,
+    Close { evicted: Option<Arc<Statement>> },
+    OurCloseComplete { undo: Box<Undo> },
+    Sync,
+    Query { swallow: bool },
+    FunctionCall,
+    /// Not a reply: a CopyDone or CopyFail went out before the server's CopyInResponse was seen. Never stands first.
+    CopyEnd,
+}
+
+/// The largest ParameterStatus that is looked at, in bytes; a larger one is passed on unread.
+const PARAMETER_STATUS_LEN_MAX: usize = 16 * 1024;
+
+/// Frames of one server that a pipeline may have outstanding. A client that goes on is made to wait for replies.
+pub const OWED_MAX: usize = 65_536;
+
+/// The core of one server.
+#[derive(Debug)]
+pub struct ServerCore {
+    owed: VecDeque<Owed>,
+    window: Window,
+    status: Status,
+    /// After CopyInResponse or CopyBothResponse, until the client ends the copy: the server then reads Sync and Flush as
+    /// nothing (PostgreSQL docs, "COPY Operations").
+    copy_in: bool,
+    /// An extended-protocol message went out since the last Sync.
+    unsynced: bool,
+    /// The server reported an error and skips everything up to a Sync that has not gone out yet.
+    skipping: bool,
+    values: Values,
+    tracked: Arc<Tracked>,
+    queries: u64,
+    transactions: u64,
+}
+
+impl ServerCore {
+    /// A server fresh from its login, with the values that it reported there.
+    #[must_use]
+    pub fn new(tracked: Arc<Tracked>, values: Values) -> Self {
+        Self {
+            owed: VecDeque::new(),
+            window: Window::default(),
+            status: Status::Idle,
+            copy_in: false,
+            unsynced: false,
+            skipping: false,
+            values,
+            tracked,
+            queries: 0,
+            transactions: 0,
+        }
+    }
+
+    /// Provably clean: owes nothing, is in no transaction and in no copy. Only then may another client have it.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.owed.is_empty() && self.status == Status::Idle && !self.copy_in && !self.unsynced
+    }
+
+    /// Owes nothing; may be in a transaction.
+    #[must_use]
+    pub fn is_in_step(&self) -> bool {
+        self.owed.is_empty() && !self.copy_in && !self.unsynced
+    }
+
+    /// The transaction state last told.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// Does the server await copy data?
+    #[must_use]
+    pub fn in_copy_in(&self) -> bool {
+        self.copy_in
+    }
+
+    /// The tracked parameters as the server has them.
+    #[must_use]
+    pub fn values(&self) -> &Values {
+        &self.values
+    }
+
+    /// Notes that the server has been given these values, so that the next comparison is one of pointers.
+    pub fn adopt_values(&mut self, values: Values) {
+        self.values = values;
+    }
+
+    /// How many prepared statements of ours it has.
+    #[must_use]
+    pub fn prepared(&self) -> usize {
+        self.window.len()
+    }
+
+    /// Has a pipeline grown to the point where its client must wait?
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.owed.len() >= OWED_MAX
+    }
+
+    /// Queries and transactions ended since the last call.
+    pub fn take_counts(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.queries), std::mem::take(&mut self.transactions))
+    }
+
+    // What goes out to the server.
+
+    /// A Query goes out; `swallow` if it is one of ours.
+    pub fn sent_query(&mut self, swallow: bool) {
+        self.owed.push_back(Owed::Query { swallow });
+    }
+
+    pub(super) fn sent_function_call(&mut self) {
+        self.owed.push_back(Owed::FunctionCall);
+    }
+
+    pub(super) fn sent_parse(&mut self, statement: Option<&Arc<Statement>>, undo: Option<Undo>) {
+        if let Some(statement) = statement {
+            self.window.insert(Arc::clone(statement));
+        }
+        let statement = statement.map(|s| s.id);
+        self.sent_extended(Owed::Parse { statement, undo: undo.map(Box::new), swallow: false });
+    }
+
+    pub(super) fn sent_our_parse(&mut self, statement: &Arc<Statement>) {
+        self.window.insert(Arc::clone(statement));
+        self.sent_extended(Owed::Parse { statement: Some(statement.id), undo: None, swallow: true });
+    }
+
+    pub(super) fn sent_our_close(&mut self, evicted: Arc<Statement>) {
+        self.sent_extended(Owed::Close { evicted: Some(evicted) });
+    }
+
+    pub(super) fn sent_bind(&mut self) {
+        self.sent_extended(Owed::Bind);
+    }
+
+    pub(super) fn sent_describe(&mut self) {
+        self.sent_extended(Owed::Describe);
+    }
+
+    pub(super) fn sent_execute(&mut self) {
+        self.sent_extended(Owed::Execute);
+    }
+
+    pub(super) fn sent_close(&mut self) {
+        self.sent_extended(Owed::Close { evicted: None });
+    }
+
+    pub(super) fn sent_sync(&mut self) {
+        self.unsynced = false;
+        self.skipping = false;
+        self.owed.push_back(Owed::Sync);
+    }
+
+    pub(super) fn sent_copy_end(&mut self) {
+        if !self.copy_in && !self.owed.is_empty() {
+            self.owed.push_back(Owed::CopyEnd);
+        }
+        self.copy_in = false;
+    }
+
+    /// Does the server skip what is sent to it, all but Sync?
+    pub(super) fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    fn sent_extended(&mut self, owed: Owed) {
+        self.unsynced = true;
+        self.owed.push_back(owed);
+    }
+
+    // What we answer ourselves.
+
+    pub(super) fn owe_parse_complete(&mut self, undo: Undo) {
+        // The client's Sync will go to the server, so until then it is not free although nothing went out.
+        self.sent_extended(Owed::OurParseComplete { undo: Box::new(undo) });
+    }
+
+    pub(super) fn owe_close_complete(&mut self, undo: Undo) {
+        self.sent_extended(Owed::OurCloseComplete { undo: Box::new(undo) });
+    }
+
+    pub(super) fn has_statement(&mut self, id: u64) -> bool {
+        self.window.touch(id)
+    }
+
+    pub(super) fn evict(&mut self, max: usize) -> Option<Arc<Statement>> {
+        self.window.evict(max)
+    }
+
+    /// Is one of our own replies next in line?
+    #[must_use]
+    pub fn has_due_replies(&self) -> bool {
+        matches!(self.owed.front(), Some(Owed::OurParseComplete { .. } | Owed::OurCloseComplete { .. }))
+    }
+
+    /// Appends our own replies whose turn it is.
+    pub fn put_due_replies(&mut self, to_client: &mut Vec<u8>) {
+        loop {
+            match self.owed.front() {
+                Some(Owed::OurParseComplete { .. }) => to_client.extend_from_slice(reply::PARSE_COMPLETE),
+                Some(Owed::OurCloseComplete { .. }) => to_client.extend_from_slice(reply::CLOSE_COMPLETE),
+                _ => break,
+            }
+            self.advance();
+        }
+    }
+
+    /// Takes the first owed reply off the ledger.
+    fn advance(&mut self) -> Option<Owed> {
+        let first = self.owed.pop_front();
+        self.drop_leading_copy_ends();
+        first
+    }
+
+    fn drop_leading_copy_ends(&mut self) {
+        while matches!(self.owed.front(), Some(Owed::CopyEnd)) {
+            self.owed.pop_front();
+        }
+    }
+
+    // What comes back.
+
+    /// Judges a frame of the server. `body` is what has arrived of its body. `client` is whoever has the server; without one
+    /// (our own queries) nothing may be forwarded anyway.
+    pub fn on_frame(&mut self, head: Head, body: &[u8], client: Option<&mut ClientCore>) -> Verdict {
+        match head.tag {
+            b'D' | b'd' | b'c' | b'T' | b't' | b'n' | b'N' | b'A' | b'H' | b'V' => self.on_data(head.tag),
+            b'C' => self.on_command_complete(head, body, client),
+            b'I' | b's' => self.pop_execute(),
+            b'Z' => self.on_ready(head, body),
+            b'1' => self.on_parse_complete(),
+            b'2' => self.pop(|o| matches!(o, Owed::Bind), "unexpected BindComplete"),
+            b'3' => self.on_close_complete(),
+            b'S' => self.on_parameter_status(head, body, client),
+            b'E' => self.on_error(client),
+            b'G' | b'W' => self.on_copy_in(),
+            _ => Verdict::Quarantine("unexpected message type from server"),
+        }
+    }
+
+    fn swallowing(&self) -> bool {
+        matches!(self.owed.front(), Some(Owed::Query { swallow: true }))
+    }
+
+    fn pass(&self) -> Verdict {
+        if self.swallowing() { Verdict::Swallow } else { Verdict::Forward }
+    }
+
+    fn on_data(&mut self, tag: u8) -> Verdict {
+        // RowDescription and NoData end the answer to Describe; ParameterDescription only precedes them.
+        if matches!(tag, b'T' | b'n') && matches!(self.owed.front(), Some(Owed::Describe)) {
+            self.advance();
+        }
+        self.pass()
+    }
+
+    fn pop(&mut self, fits: impl FnOnce(&Owed) -> bool, otherwise: &'static str) -> Verdict {
+        if self.owed.front().is_some_and(fits) {
+            self.advance();
+            Verdict::Forward
+        } else {
+            Verdict::Quarantine(otherwise)
+        }
+    }
+
+    fn pop_execute(&mut self) -> Verdict {
+        match self.owed.front() {
+            Some(Owed::Execute) => {
+                self.advance();
+                Verdict::Forward
+            }
+            Some(Owed::Query { .. }) => self.pass(),
+            _ => Verdict::Quarantine("unexpected end of a command"),
+        }
+    }
+
+    fn on_parse_complete(&mut self) -> Verdict {
+        match self.advance() {
+            Some(Owed::Parse { swallow: true, .. }) => Verdict::Swallow,
+            Some(Owed::Parse { swallow: false, .. }) => Verdict::Forward,
+            _ => Verdict::Quarantine("unexpected ParseComplete"),
+        }
+    }
+
+    fn on_close_complete(&mut self) -> Verdict {
+        match self.advance() {
+            Some(Owed::Close { evicted: Some(_) }) => Verdict::Swallow,
+            Some(Owed::Close { evicted: None }) => Verdict::Forward,
+            _ => Verdict::Quarantine("unexpected CloseComplete"),
+        }
+    }
+
+    fn on_command_complete(&mut self, head: Head, body: &[u8], client: Option<&mut ClientCore>) -> Verdict {
+        const FORGETTING: [&[u8]; 2] = [b"DISCARD ALL\0", b"DEALLOCATE ALL\0"];
+        if FORGETTING.iter().any(|tag| tag.len() == head.body_len()) {
+            if body.len() < head.body_len() {
+                return Verdict::NeedMore(head.total);
+            }
+            if FORGETTING.iter().any(|tag| body.starts_with(tag)) {
+                self.forget_statements(client);
+            }
+        }
+        // A copy that the server ended by itself.
+        self.copy_in = false;
+        self.pop_execute()
+    }
+
+    /// All prepared statements are gone, but for those whose Parse is still on its way.
+    fn forget_statements(&mut self, client: Option<&mut ClientCore>) {
+        let owed = &self.owed;
+        self.window.retain(|id| {
+            owed.iter().any(|o| matches!(o, Owed::Parse { statement: Some(other), .. } if *other == id))
+        });
+        let Some(client) = client else { return };
+        client.names.retain(|name| {
+            owed.iter().any(|o| match o {
+                Owed::Parse { undo: Some(undo), .. } | Owed::OurParseComplete { undo, .. } => undo.name() == name,
+                _ => false,
+            })
+        });
+    }
+
+    fn on_copy_in(&mut self) -> Verdict {
+        let extended = match self.owed.front() {
+            Some(Owed::Execute) => true,
+            Some(Owed::Query { swallow: false }) => false,
+            _ => return Verdict::Quarantine("unexpected start of a copy"),
+        };
+        let end = self.owed.iter().position(|o| matches!(o, Owed::CopyEnd));
+        self.copy_in = end.is_none();
+        if extended {
+            // Syncs that were sent ahead of the copy's end are read inside the copy, where they mean nothing.
+            let mut inside = end.unwrap_or(self.owed.len());
+            self.owed.retain(|o| {
+                let drop = inside > 0 && matches!(o, Owed::Sync);
+                inside = inside.saturating_sub(1);
+                !drop
+            });
+            self.unsynced |= self.copy_in;
+        }
+        if let Some(end) = self.owed.iter().position(|o| matches!(o, Owed::CopyEnd)) {
+            self.owed.remove(end);
+        }
+        Verdict::Forward
+    }
+
+    fn on_parameter_status(&mut self, head: Head, body: &[u8], client: Option<&mut ClientCore>) -> Verdict {
+        if head.total > PARAMETER_STATUS_LEN_MAX {
+            return self.pass();
+        }
+        if body.len() < head.body_len() {
+            return Verdict::NeedMore(head.total);
+        }
+        let body = body.get(..head.body_len()).unwrap_or_default();
+        let Some((name, rest)) = cstr(body) else { return Verdict::Quarantine("malformed ParameterStatus") };
+        let Some((value, _)) = cstr(rest) else { return Verdict::Quarantine("malformed ParameterStatus") };
+        if let Some(index) = self.tracked.index(name) {
+            self.values.set(index, value);
+            if let Some(client) = client {
+                client.values.set(index, value);
+            }
+        }
+        self.pass()
+    }
+
+    fn on_error(&mut self, client: Option<&mut ClientCore>) -> Verdict {
+        self.copy_in = false;
+        match self.owed.front() {
+            // Asynchronous: the server is about to go (PostgreSQL docs, "Asynchronous Operations").
+            None | Some(Owed::Query { .. } | Owed::FunctionCall | Owed::Sync) => return self.pass(),
+            Some(_) => {}
+        }
+        // The server skips everything up to the next Sync: none of it happened.
+        let skipped = self.owed.iter().position(|o| matches!(o, Owed::Sync)).unwrap_or(self.owed.len());
+        let mut names = client.map(|c| &mut c.names);
+        for owed in self.owed.drain(..skipped).rev() {
+            match owed {
+                Owed::Parse { statement, undo, .. } => {
+                    if let Some(id) = statement {
+                        self.window.remove(id);
+                    }
+                    if let (Some(undo), Some(names)) = (undo, names.as_deref_mut()) {
+                        names.undo(*undo);
+                    }
+                }
+                Owed::OurParseComplete { undo, .. } | Owed::OurCloseComplete { undo } => {
+                    if let Some(names) = names.as_deref_mut() {
+                        names.undo(*undo);
+                    }
+                }
+                Owed::Close { evicted: Some(statement) } => self.window.insert(statement),
+                _ => {}
+            }
+        }
+        self.skipping = self.owed.is_empty();
+        Verdict::Forward
+    }
+
+    fn on_ready(&mut self, head: Head, body: &[u8]) -> Verdict {
+        let Some(&state) = body.first() else { return Verdict::NeedMore(head.total) };
+        let status = match state {
+            b'I' => Status::Idle,
+            b'T' => Status::Transaction,
+            b'E' => Status::Failed,
+            _ => return Verdict::Quarantine("ReadyForQuery with an unknown state"),
+        };
+        let swallow = match self.advance() {
+            Some(Owed::Query { swallow }) => swallow,
+            Some(Owed::Sync | Owed::FunctionCall) => false,
+            _ => return Verdict::Quarantine("unexpected ReadyForQuery"),
+        };
+        self.status = status;
+        self.copy_in = false;
+        if swallow {
+            return Verdict::SwallowReady;
+        }
+        self.queries += 1;
+        if status == Status::Idle {
+            self.transactions += 1;
+        }
+        Verdict::ForwardReady
+    }
+}
