@@ -79,8 +79,18 @@ pub struct ServerCore {
     skipping: bool,
     values: Values,
     tracked: Arc<Tracked>,
-    queries: u64,
-    transactions: u64,
+    counts: Counts,
+}
+
+/// What happened on a server since it was last asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// ReadyForQuery messages for the client.
+    pub queries: u64,
+    /// Of these, those that ended a transaction.
+    pub transactions: u64,
+    /// Named Parse messages that went out.
+    pub parses: u64,
 }
 
 impl ServerCore {
@@ -96,8 +106,7 @@ impl ServerCore {
             skipping: false,
             values,
             tracked,
-            queries: 0,
-            transactions: 0,
+            counts: Counts::default(),
         }
     }
 
@@ -148,9 +157,9 @@ impl ServerCore {
         self.owed.len() >= OWED_MAX
     }
 
-    /// Queries and transactions ended since the last call.
-    pub fn take_counts(&mut self) -> (u64, u64) {
-        (std::mem::take(&mut self.queries), std::mem::take(&mut self.transactions))
+    /// What happened since the last call.
+    pub fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
     }
 
     // What goes out to the server.
@@ -166,6 +175,7 @@ impl ServerCore {
 
     pub(super) fn sent_parse(&mut self, statement: Option<&Arc<Statement>>, undo: Option<Undo>) {
         if let Some(statement) = statement {
+            self.counts.parses += 1;
             self.window.insert(Arc::clone(statement));
         }
         let statement = statement.map(|s| s.id);
@@ -173,6 +183,7 @@ impl ServerCore {
     }
 
     pub(super) fn sent_our_parse(&mut self, statement: &Arc<Statement>) {
+        self.counts.parses += 1;
         self.window.insert(Arc::clone(statement));
         self.sent_extended(Owed::Parse { statement: Some(statement.id), undo: None, swallow: true });
     }
@@ -302,6 +313,9 @@ impl ServerCore {
         // RowDescription and NoData end the answer to Describe; ParameterDescription only precedes them.
         if matches!(tag, b'T' | b'n') && matches!(self.owed.front(), Some(Owed::Describe)) {
             self.advance();
+        }
+        if self.owed.is_empty() && !matches!(tag, b'N' | b'A' | b'T' | b'n') {
+            return Verdict::Quarantine("unasked-for data from server");
         }
         self.pass()
     }
@@ -466,9 +480,9 @@ impl ServerCore {
         if swallow {
             return Verdict::SwallowReady;
         }
-        self.queries += 1;
+        self.counts.queries += 1;
         if status == Status::Idle {
-            self.transactions += 1;
+            self.counts.transactions += 1;
         }
         Verdict::ForwardReady
     }
