@@ -1,0 +1,1 @@
+//! The console seen from outside: bytes in, bytes out.
