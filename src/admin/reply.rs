@@ -133,7 +133,7 @@ pub(super) fn row_description(out: &mut BytesMut, columns: &[Column], formats: &
             Format::Text => 0,
             Format::Binary => 1,
         };
-        FieldDescription::new(column.name.to_owned(), 0, 0, column.ty.oid(), column.ty.len(), -1, format)
+        FieldDescription::new(column.name.to_owned(), 0, 0, column.ty.oid(), column.ty.typlen(), -1, format)
     };
     put(out, &RowDescription::new(columns.iter().enumerate().map(field).collect()));
 }

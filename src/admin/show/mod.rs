@@ -43,7 +43,7 @@ impl Type {
 
     /// `typlen` of `pg_type`: bytes, or -1 for "varies".
     #[must_use]
-    pub fn len(self) -> i16 {
+    pub fn typlen(self) -> i16 {
         match self {
             Self::Int8 => 8,
             Self::Int4 => 4,

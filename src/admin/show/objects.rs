@@ -102,7 +102,7 @@ const MICROS_PER_SECOND: u64 = 1_000_000;
 /// References to the rows, in the order of a key.
 fn sorted_by<'a, T, K: Ord>(rows: &'a [T], key: impl Fn(&'a T) -> K) -> impl Iterator<Item = &'a T> {
     let mut rows: Vec<&T> = rows.iter().collect();
-    rows.sort_by(|a, b| key(a).cmp(&key(b)));
+    rows.sort_by_key(|row| key(row));
     rows.into_iter()
 }
 
