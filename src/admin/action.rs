@@ -292,7 +292,8 @@ impl Action {
             | Command::SetIgnored
             | Command::Transaction(_)
             | Command::Deallocate(_)
-            | Command::DiscardAll => {
+            | Command::DiscardAll
+            | Command::ResetSession => {
                 return Err(Fault::error(Culprit::Us, "not a command for the daemon").with_sqlstate("XX000"));
             }
         })

@@ -10,7 +10,7 @@ use pgwire::messages::response::EmptyQueryResponse;
 use super::access::Rights;
 use super::action::{Action, ActionResult, ShutdownMode};
 use super::extended::{Extended, Portal};
-use super::grammar::{Command, MAX_QUERY_BYTES};
+use super::grammar::{Command, MAX_QUERY_BYTES, TransactionWord};
 use super::reply::{self, Formats};
 use super::show::{self, Column, Item, Type};
 use crate::fault::{Culprit, Fault, Severity};
@@ -225,13 +225,13 @@ impl Console {
 
     fn sync(&mut self) -> Next {
         self.skip_to_sync = false;
-        self.extended.end_of_transaction();
+        self.extended.sync();
         reply::ready(&mut self.out);
         Next::Flush
     }
 
     fn simple_query(&mut self, query: &[u8]) -> Next {
-        self.extended.end_of_transaction();
+        self.extended.sync();
         let started = parse(query).and_then(|command| self.start(command, Run::Simple));
         match started {
             Ok(Some(action)) => return Next::Act(action),
@@ -252,7 +252,7 @@ impl Console {
             }
             return Ok(Next::Read);
         }
-        let Portal { command, formats } = self.extended.portal(name)?.clone();
+        let Portal { command, formats, .. } = self.extended.portal(name)?.clone();
         let Some(command) = command else {
             reply::put(&mut self.out, &EmptyQueryResponse::new());
             return Ok(Next::Read);
@@ -282,6 +282,9 @@ impl Console {
                 reply::complete(&mut self.out, "SET");
             }
             Command::Transaction(word) => {
+                if matches!(word, TransactionWord::Commit | TransactionWord::Rollback) {
+                    self.extended.end_of_transaction();
+                }
                 reply::notice(&mut self.out, &format!("{} ignored", word.tag()), None);
                 reply::complete(&mut self.out, word.tag());
             }
@@ -294,6 +297,7 @@ impl Console {
                 self.extended.deallocate(None)?;
                 reply::complete(&mut self.out, "DISCARD ALL");
             }
+            Command::ResetSession => reply::complete(&mut self.out, "RESET"),
             acting => {
                 let action = Action::admit(acting, self.rights)?;
                 self.pending = Some(Pending { action: action.clone(), run });

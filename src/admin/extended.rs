@@ -14,7 +14,7 @@ use crate::fault::{Culprit, Fault};
 
 /// Prepared statements that one client may have at a time. Drivers cache about a hundred.
 const MAX_STATEMENTS: usize = 512;
-/// Portals that one client may have open between two Syncs.
+/// Portals that one client may have open at a time.
 const MAX_PORTALS: usize = 64;
 /// Longest name of a statement or portal. PostgreSQL's identifiers have 63 bytes at most.
 const MAX_NAME_BYTES: usize = 255;
@@ -34,6 +34,8 @@ pub(super) struct Portal {
     /// `None` is the empty statement.
     pub(super) command: Option<Command>,
     pub(super) formats: Formats,
+    /// A Sync has passed since its Bind.
+    old: bool,
 }
 
 /// The rows that a row limit has kept back. One portal at a time: they may be large.
@@ -91,16 +93,18 @@ impl Extended {
             return Err(error("08P01", text));
         }
         let formats = body.formats(command.as_ref().map_or(0, |command| columns(command).len()))?;
-        let known = self.portals.contains_key(portal);
-        if known && !portal.is_empty() {
+        if self.portals.get(portal).is_some_and(|known| !known.old && !portal.is_empty()) {
             return Err(error("42P03", format!("portal {} already exists", quoted(portal))));
         }
-        if !known && self.portals.len() >= MAX_PORTALS {
+        if self.portals.len() >= MAX_PORTALS {
+            self.portals.retain(|_, portal| !portal.old);
+        }
+        if self.portals.len() >= MAX_PORTALS {
             let text = format!("too many portals on the admin console (more than {MAX_PORTALS})");
             return Err(error("53400", text));
         }
         self.drop_rows(portal);
-        self.portals.insert(portal.into(), Portal { command, formats });
+        self.portals.insert(portal.into(), Portal { command, formats, old: false });
         reply::put(out, &BindComplete::new());
         Ok(())
     }
@@ -192,7 +196,17 @@ impl Extended {
         }
     }
 
-    /// Portals live as long as a transaction, here up to Sync or the next simple query.
+    /// Sync, or a simple query. It ends the unnamed portal. Named ones stay as if in a transaction: a driver that has sent
+    /// BEGIN may fetch from them still. For drivers that rely on their end, they give way to a new Bind.
+    pub(super) fn sync(&mut self) {
+        self.portals.remove(b"".as_slice());
+        self.drop_rows(b"");
+        for portal in self.portals.values_mut() {
+            portal.old = true;
+        }
+    }
+
+    /// COMMIT or ROLLBACK: ends every portal.
     pub(super) fn end_of_transaction(&mut self) {
         self.portals.clear();
         self.suspended = None;
@@ -202,6 +216,7 @@ impl Extended {
     pub(super) fn deallocate(&mut self, name: Option<&str>) -> Result<(), Fault> {
         let Some(name) = name else {
             self.statements.clear();
+            self.end_of_transaction();
             return Ok(());
         };
         self.statement(name.as_bytes())?;

@@ -71,6 +71,8 @@ pub enum Command {
     Deallocate(Option<String>),
     /// `DISCARD ALL`.
     DiscardAll,
+    /// What asyncpg's pool sends when a connection comes back, whole or in parts: nothing happens.
+    ResetSession,
 }
 
 /// A PostgreSQL parameter that the console pretends to have.
@@ -132,7 +134,7 @@ impl Command {
             Some(Shape::Set { key, value }) => Some(set(key, value)),
             None => None,
         };
-        known.or_else(|| addition(query)).ok_or_else(|| syntax_error(query))
+        known.or_else(|| addition(query)).or_else(|| session_reset(query)).ok_or_else(|| syntax_error(query))
     }
 }
 
@@ -348,6 +350,16 @@ fn addition(query: &[u8]) -> Option<Command> {
         _ => return None,
     };
     Some(Command::Transaction(word))
+}
+
+/// Statements that undo what a session has done to itself. The console's sessions have nothing to undo.
+const SESSION_RESETS: [&str; 4] = ["select pg_advisory_unlock_all()", "close all", "unlisten *", "reset all"];
+
+/// One or more of these, and nothing else. The only query of several statements that is not refused.
+fn session_reset(query: &[u8]) -> Option<Command> {
+    let text = std::str::from_utf8(query).ok()?.trim().to_ascii_lowercase();
+    let text = text.strip_suffix(';').unwrap_or(&text);
+    text.split(';').all(|part| SESSION_RESETS.contains(&part.trim())).then_some(Command::ResetSession)
 }
 
 /// The words of a statement that has nothing else in it but commas after words.

@@ -17,11 +17,13 @@
 //!   text and binary results, and row limits. Statements take no parameters.
 //! - `BEGIN`, `START TRANSACTION`, `COMMIT`, `END`, `ROLLBACK` and `ABORT` (with their modifiers) do nothing: the answer
 //!   is a notice and the tag. Drivers without autocommit send them unasked. The console has no transactions, the state in
-//!   ReadyForQuery stays idle.
+//!   ReadyForQuery stays idle. Only named portals notice: they live until COMMIT or ROLLBACK, or give way to a new Bind.
 //! - `SET` of `application_name`, `bytea_output`, `client_min_messages`, `extra_float_digits`, `intervalstyle` and
 //!   `search_path` is answered like PgBouncer's five fake parameters: NOTICE `SET ignored`. None of them is a setting of
 //!   pgtandem, so nothing an operator could mean gets lost.
 //! - `DISCARD ALL`, `DEALLOCATE ALL` and `DEALLOCATE name` forget prepared statements of this console client.
+//! - `RESET ALL`, `CLOSE ALL`, `UNLISTEN *` and `SELECT pg_advisory_unlock_all()`, alone or together in one query, do
+//!   nothing: asyncpg's pool sends them all whenever a connection is given back.
 //! - In the extended protocol an empty statement is no error (drivers use it as a probe). As a simple query it is.
 //!
 //! Stricter than PgBouncer: `KILL_CLIENT 12abc` is refused, not taken for client 12.

@@ -166,6 +166,7 @@ fn what_drivers_send_unasked_is_answered() {
     );
     assert_eq!(answer(&mut console, "BEGIN"), ["NOTICE 00000 BEGIN ignored", "Complete BEGIN", "Ready I"]);
     assert_eq!(answer(&mut console, "SHOW HELP"), ["NOTICE 00000 Console usage", "Complete SHOW", "Ready I"]);
+    assert_eq!(answer(&mut console, "UNLISTEN *; RESET ALL"), ["Complete RESET", "Ready I"]);
     assert_eq!(answer(&mut console, "DISCARD ALL"), ["Complete DISCARD ALL", "Ready I"]);
     let missing = "ERROR 26000 prepared statement \"s1\" does not exist";
     assert_eq!(answer(&mut console, "DEALLOCATE s1"), [missing, "Ready I"]);
@@ -198,6 +199,22 @@ fn welcome_reports_the_console() {
         "server_version=1.25.2/bouncer client_encoding=UTF8 server_encoding=UTF8 DateStyle=ISO TimeZone=GMT \
          standard_conforming_strings=on is_superuser=on application_name=psql"
     );
+}
+
+#[test]
+fn bytes_are_exactly_those_of_pgbouncer() {
+    let mut console = console(Rights::Stats);
+    let error = simple(&mut console, "RELOAD").reply;
+    assert_eq!(error[..], b"E\0\0\0\x28SERROR\0C08P01\0Madmin access needed\0\0Z\0\0\0\x05I"[..]);
+    let notice = simple(&mut console, "SET timezone='UTC'").reply;
+    assert_eq!(notice[..], b"N\0\0\0\x21SNOTICE\0C00000\0MSET ignored\0\0C\0\0\0\x08SET\0Z\0\0\0\x05I"[..]);
+    drop(simple(&mut console, "SHOW VERSION"));
+    let version = console.finish(ActionResult::Snapshot(Box::new(snapshot()))).reply;
+    let expected = [
+        &b"T\0\0\0\x20\0\x01version\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0"[..],
+        b"D\0\0\0\x1a\0\x01\0\0\0\x10PgBouncer 1.25.2C\0\0\0\x09SHOW\0Z\0\0\0\x05I",
+    ];
+    assert_eq!(version[..], expected.concat());
 }
 
 /// Feeds frames, answers actions, returns everything sent.
@@ -332,6 +349,19 @@ fn row_limits_suspend_the_portal() {
         "Ready I",
     ];
     assert_eq!(feed(&mut console, &frames), expected);
+}
+
+#[test]
+fn named_portals_outlive_sync_for_drivers_that_fetch_in_a_transaction() {
+    let mut console = console(Rights::Stats);
+    let bind = (b'B', bind_body("c", "s", &[]));
+    let fetch = (b'E', execute_body("c", 2));
+    let frames = [(b'P', parse_body("s", "SHOW STATE")), bind.clone(), fetch.clone(), sync(), fetch.clone(), sync()];
+    let fetched = feed(&mut console, &frames);
+    assert_eq!(fetched[4..], ["PortalSuspended", "Ready I", "Row suspended|no", "Complete SHOW", "Ready I"]);
+    assert_eq!(feed(&mut console, &[bind, sync()]), ["BindComplete", "Ready I"]);
+    drop(simple(&mut console, "COMMIT"));
+    assert_eq!(feed(&mut console, &[fetch, sync()])[0], "ERROR 34000 portal \"c\" does not exist");
 }
 
 #[test]
