@@ -48,7 +48,7 @@ pub(super) enum Refusal {
     UnknownIssuer,
     #[error("certificate signature failure")]
     WrongSignature,
-    #[error("signature algorithm {0} is unknown or too weak; SHA-256 or better is needed")]
+    #[error("signature algorithm {0}, or the kind of key that it was made with, is unknown or too weak")]
     Algorithm(String),
     #[error("an RSA key of a CA has less than 2048 bits")]
     ShortKey,

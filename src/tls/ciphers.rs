@@ -9,6 +9,7 @@ use rustls::crypto::aws_lc_rs::{self, cipher_suite as suites, kx_group};
 use rustls::{CipherSuite, ProtocolVersion, SupportedCipherSuite};
 
 use super::TlsError;
+use super::p521::SECP521R1;
 use super::protocols::Protocols;
 
 /// A TLS 1.2 suite with the words that select it.
@@ -214,16 +215,24 @@ impl Tls12Suite {
     }
 }
 
+/// The key exchange groups of both sides unless `client_tls_ecdhcurve` says otherwise.
+pub(super) fn default_groups() -> Vec<&'static dyn SupportedKxGroup> {
+    let mut groups = aws_lc_rs::DEFAULT_KX_GROUPS.to_vec();
+    groups.push(SECP521R1);
+    groups
+}
+
 /// The key exchange groups for `client_tls_ecdhcurve`. `none` is the same as `auto`: nothing but ECDHE exists here.
 pub(super) fn key_exchange_groups(setting: &str, curve: &str) -> Result<Vec<&'static dyn SupportedKxGroup>, TlsError> {
     let group = match curve.trim().to_ascii_lowercase().as_str() {
-        "" | "auto" | "none" => return Ok(aws_lc_rs::DEFAULT_KX_GROUPS.to_vec()),
+        "" | "auto" | "none" => return Ok(default_groups()),
         "prime256v1" | "secp256r1" | "p-256" => kx_group::SECP256R1,
         "secp384r1" | "p-384" => kx_group::SECP384R1,
+        "secp521r1" | "p-521" => SECP521R1,
         "x25519" => kx_group::X25519,
         "x25519mlkem768" => kx_group::X25519MLKEM768,
         _ => {
-            let reason = "use auto, prime256v1, secp384r1, X25519 or X25519MLKEM768";
+            let reason = "use auto, prime256v1, secp384r1, secp521r1, X25519 or X25519MLKEM768";
             return Err(TlsError::setting(setting, curve, reason));
         }
     };

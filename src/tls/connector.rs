@@ -113,6 +113,7 @@ fn client_config(
 ) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(CryptoProvider {
         cipher_suites: ciphers::select(PREFIX, protocols, params.ciphers, params.tls13_ciphers)?,
+        kx_groups: ciphers::default_groups(),
         ..provider::default_provider()
     });
     let check = server_check(params, &provider)?;

@@ -1,6 +1,8 @@
 //! Why a TLS configuration cannot be used, and why a handshake failed, in words for an operator.
 
+use jiff::Timestamp;
 use rustls::CertificateError;
+use rustls_pki_types::UnixTime;
 
 /// A TLS configuration that cannot be used. Every text names the setting (and the file) and says what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,9 +110,21 @@ fn certificate_text(reason: &CertificateError) -> String {
         }
         CertificateError::BadEncoding => "the certificate cannot be read".to_owned(),
         CertificateError::BadSignature => "wrong signature".to_owned(),
-        CertificateError::UnhandledCriticalExtension => "unhandled critical extension".to_owned(),
+        CertificateError::ExpiredContext { not_after, .. } => {
+            format!("certificate has expired (it was valid until {})", date(*not_after))
+        }
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            format!("certificate is not yet valid (it will be from {} on; check the clock)", date(*not_before))
+        }
+        // The library would show our own reason in its debug form.
+        CertificateError::Other(inner) => inner.0.to_string(),
         other => other.to_string(),
     }
+}
+
+fn date(time: UnixTime) -> String {
+    let timestamp = i64::try_from(time.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    timestamp.map_or_else(|| "a far day".to_owned(), |timestamp| timestamp.to_string())
 }
 
 #[cfg(test)]

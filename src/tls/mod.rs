@@ -22,6 +22,7 @@ mod dn;
 mod error;
 mod keypair;
 mod names;
+mod p521;
 mod pem;
 mod protocols;
 mod signature;

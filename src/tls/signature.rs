@@ -13,9 +13,9 @@ use super::der::{self, Envelope, PublicKey};
 /// Why a certificate's signature does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SignatureProblem {
-    /// It is not the issuer's.
+    /// It is not the issuer's, whose key may even be of another kind.
     Wrong,
-    /// The algorithm is unknown, too weak (MD5, SHA-1), or does not go with the issuer's key.
+    /// The algorithm is unknown or too weak (MD5, SHA-1), or the issuer's key is of an unknown kind.
     Algorithm,
     /// The issuer's RSA key has less than 2048 bits.
     ShortKey,
@@ -40,7 +40,13 @@ pub(super) fn check_issued(
             known.signature_alg_id().as_ref() == certificate.signature_algorithm
                 && known.public_key_alg_id().as_ref() == issuer_key.algorithm
         })
-        .ok_or(SignatureProblem::Algorithm)?;
+        .ok_or_else(|| {
+            let mut known = algorithms.all.iter();
+            let signature_known =
+                known.clone().any(|known| known.signature_alg_id().as_ref() == certificate.signature_algorithm);
+            let key_known = known.any(|known| known.public_key_alg_id().as_ref() == issuer_key.algorithm);
+            if signature_known && key_known { SignatureProblem::Wrong } else { SignatureProblem::Algorithm }
+        })?;
     algorithm
         .verify_signature(issuer_key.bits, certificate.signed, certificate.signature)
         .map_err(|_| SignatureProblem::Wrong)
