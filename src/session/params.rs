@@ -21,8 +21,7 @@ impl Tracked {
         let mut names: Vec<Box<str>> = ALWAYS_TRACKED.iter().map(|&n| n.into()).collect();
         for name in extra {
             let name = name.trim();
-            let plain =
-                !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
+            let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
             if plain && !names.iter().any(|n| n.eq_ignore_ascii_case(name)) {
                 names.push(name.into());
             }
@@ -73,8 +72,12 @@ impl Values {
 
     /// Takes the values that are unset here from `defaults`.
     pub fn fill_unset(&mut self, defaults: &Self) {
-        let values: Vec<_> =
-            self.0.iter().zip(defaults.0.iter()).map(|(own, default)| own.clone().or_else(|| default.clone())).collect();
+        let values: Vec<_> = self
+            .0
+            .iter()
+            .zip(defaults.0.iter())
+            .map(|(own, default)| own.clone().or_else(|| default.clone()))
+            .collect();
         self.0 = values.into();
     }
 
@@ -166,7 +169,8 @@ mod tests {
         let tracked = Tracked::new(["IntervalStyle", "search_path; DROP", ""]);
         assert_eq!(tracked.names().count(), 6);
         let client = values(&tracked, &[("timezone", "Mars/O'Neil\\"), ("client_encoding", "utf8")]);
-        let server = values(&tracked, &[("TimeZone", "UTC"), ("client_encoding", "UTF8"), ("IntervalStyle", "iso_8601")]);
+        let server =
+            values(&tracked, &[("TimeZone", "UTC"), ("client_encoding", "UTF8"), ("IntervalStyle", "iso_8601")]);
         let sql = client.sql_to_change(&server, &tracked).unwrap();
         assert_eq!(String::from_utf8(sql).unwrap(), "SET TimeZone=E'Mars/O''Neil\\\\';RESET IntervalStyle;");
         assert_eq!(server.sql_to_change(&server.clone(), &tracked), None);

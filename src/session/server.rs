@@ -44,15 +44,27 @@ pub enum Status {
 /// One owed reply, or one of ours that waits for its turn.
 #[derive(Debug)]
 enum Owed {
-    Parse { statement: Option<u64>, undo: Option<Box<Undo>>, swallow: bool },
-    OurParseComplete { undo: Box<Undo> },
+    Parse {
+        statement: Option<u64>,
+        undo: Option<Box<Undo>>,
+        swallow: bool,
+    },
+    OurParseComplete {
+        undo: Box<Undo>,
+    },
     Bind,
     Describe,
     Execute,
-    Close { evicted: Option<Arc<Statement>> },
-    OurCloseComplete { undo: Box<Undo> },
+    Close {
+        evicted: Option<Arc<Statement>>,
+    },
+    OurCloseComplete {
+        undo: Box<Undo>,
+    },
     Sync,
-    Query { swallow: bool },
+    Query {
+        swallow: bool,
+    },
     FunctionCall,
     /// Not a reply: a CopyDone or CopyFail went out before the server's CopyInResponse was seen. Never stands first.
     CopyEnd,
@@ -374,9 +386,8 @@ impl ServerCore {
     /// All prepared statements are gone, but for those whose Parse is still on its way.
     fn forget_statements(&mut self, client: Option<&mut ClientCore>) {
         let owed = &self.owed;
-        self.window.retain(|id| {
-            owed.iter().any(|o| matches!(o, Owed::Parse { statement: Some(other), .. } if *other == id))
-        });
+        self.window
+            .retain(|id| owed.iter().any(|o| matches!(o, Owed::Parse { statement: Some(other), .. } if *other == id)));
         let Some(client) = client else { return };
         client.names.retain(|name| {
             owed.iter().any(|o| match o {

@@ -265,8 +265,8 @@ impl Session {
             let waited = poll_fn(|cx| self.poll_wait(cx, deadline.min(notify_at))).await;
             match waited {
                 Ok(Some(letter)) => break letter,
+                // Leaving the queue is part of the session's end.
                 Ok(None) if Time::now() >= deadline => {
-                    self.shared.pools.leave(self.info.id);
                     let text = "query_wait_timeout";
                     return Err(End::Fault(Fault::fatal(Culprit::Us, text).retryable()));
                 }
@@ -275,10 +275,7 @@ impl Session {
                     let text = "No server connection available in postgres backend, client being queued";
                     reply::put_notice(&mut self.out.bytes, text);
                 }
-                Err(end) => {
-                    self.shared.pools.leave(self.info.id);
-                    return Err(end);
-                }
+                Err(end) => return Err(end),
             }
         };
         match letter {

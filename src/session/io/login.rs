@@ -317,12 +317,7 @@ impl Arrival {
     }
 
     /// The parameters of the pool's servers, for which a first server may have to be opened.
-    async fn reported(
-        &self,
-        context: &PoolContext,
-        info: &Arc<ClientInfo>,
-        route: &Route,
-    ) -> Result<Reported, Failed> {
+    async fn reported(&self, context: &PoolContext, info: &Arc<ClientInfo>, route: &Route) -> Result<Reported, Failed> {
         self.shared.pools.enrol(self.id, Arc::clone(&info.mailbox));
         match self.shared.pools.await_welcome(context.pool, self.id) {
             Welcome::Known => {}
@@ -646,5 +641,8 @@ fn welcome(params: &Params, reported: &Reported, values: &Values, key: &CancelKe
 /// `TLSv1.3/TLS_AES_256_GCM_SHA384`, or empty without TLS.
 #[must_use]
 pub fn tls_text(stream: &Stream) -> String {
-    stream.tls().map(|(version, suite)| format!("{}/{}", protocol_name(version), openssl_name(suite))).unwrap_or_default()
+    stream
+        .tls()
+        .map(|(version, suite)| format!("{}/{}", protocol_name(version), openssl_name(suite)))
+        .unwrap_or_default()
 }

@@ -122,10 +122,8 @@ fn choose_host<'a>(context: &PoolContext, route: &'a Route) -> &'a Host {
     route.database.hosts.get(turn % route.database.hosts.len().max(1)).unwrap_or(&NOWHERE)
 }
 
-static NOWHERE: std::sync::LazyLock<Host> = std::sync::LazyLock::new(|| Host {
-    target: Target::Name(String::new(), 0),
-    name: String::new(),
-});
+static NOWHERE: std::sync::LazyLock<Host> =
+    std::sync::LazyLock::new(|| Host { target: Target::Name(String::new(), 0), name: String::new() });
 
 async fn open(
     shared: &Arc<Shared>,
@@ -229,9 +227,7 @@ struct Answer {
 impl<'a> Login<'a> {
     fn new(shared: &'a Arc<Shared>, context: &'a PoolContext, route: &'a Route, stream: Stream) -> Self {
         let channel = match &stream {
-            Stream::Connected(_) => {
-                Channel::Tls(stream.peer_certificate().as_deref().and_then(server_end_point_hash))
-            }
+            Stream::Connected(_) => Channel::Tls(stream.peer_certificate().as_deref().and_then(server_end_point_hash)),
             _ => Channel::Clear,
         };
         let keys = lock(&context.pass_through).clone();
@@ -322,7 +318,10 @@ impl<'a> Login<'a> {
                 ServerStep::Derive(derivation) => {
                     let keys = super::login::derive(self.shared, self.route.server_secret.as_ref(), derivation).await;
                     let keys = keys.ok_or_else(|| {
-                        OpenError::Refused(Fault::fatal(Culprit::Us, "server login failed: internal error"), String::new())
+                        OpenError::Refused(
+                            Fault::fatal(Culprit::Us, "server login failed: internal error"),
+                            String::new(),
+                        )
                     })?;
                     step = self.machine.on_keys(&keys).map_err(refused)?;
                 }

@@ -74,7 +74,14 @@ pub struct Ending {
 impl ClientInfo {
     /// A client that begins to log in.
     #[must_use]
-    pub fn new(id: ClientId, database: String, user: String, peer: Peer, local: Option<SocketAddr>, tls: String) -> Self {
+    pub fn new(
+        id: ClientId,
+        database: String,
+        user: String,
+        peer: Peer,
+        local: Option<SocketAddr>,
+        tls: String,
+    ) -> Self {
         Self {
             id,
             database,

@@ -39,6 +39,12 @@ pub struct Server {
     waker: Option<Waker>,
 }
 
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Server({})", self.info)
+    }
+}
+
 /// The rest of a frame whose verdict has been given.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Passing {
@@ -72,7 +78,11 @@ impl Outbox {
             self.sent += n;
         }
         self.sent = 0;
-        if self.bytes.capacity() > KEEP_LEN { self.bytes = Vec::new() } else { self.bytes.clear() }
+        if self.bytes.capacity() > KEEP_LEN {
+            self.bytes = Vec::new()
+        } else {
+            self.bytes.clear()
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -89,12 +99,7 @@ pub enum QueryError {
 impl Server {
     /// A server whose login is over and whose input holds nothing of it any more.
     #[must_use]
-    pub fn new(
-        info: Arc<ServerInfo>,
-        context: Arc<PoolContext>,
-        stream: Stream,
-        core: ServerCore,
-    ) -> Self {
+    pub fn new(info: Arc<ServerInfo>, context: Arc<PoolContext>, stream: Stream, core: ServerCore) -> Self {
         Self {
             info,
             context,
