@@ -38,7 +38,8 @@ pub struct LoginParams<'a> {
     /// What is on file about that user; `None`: no such user.
     pub secret: Option<&'a Secret>,
     /// If `secret` is a plain password: the SCRAM secret that was made of it before (see [`Step::Derive`]), so that it
-    /// need not be derived again. Must belong to that very password.
+    /// need not be derived again. Must belong to that very password. A driver that caches from the first login on (or
+    /// derives when it reads the file) also hides that such a user exists: a derivation takes time that can be measured.
     pub cached: Option<&'a ScramSecret>,
     /// What a user who does not exist would have on file ([`super::UserList::prevailing_kind`]).
     pub mock_kind: SecretKind,

@@ -276,3 +276,64 @@ pub(super) fn split_once(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
     let place = bytes.iter().position(|byte| *byte == at)?;
     Some((bytes.get(..place)?, bytes.get(place + 1..)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A role made by PostgreSQL: password `foo`.
+    const STORED: &str = "SCRAM-SHA-256$4096:D76gvGUVj9Z4DNiGoabOBg==$RukL0Xo3Ql/2F9FsD7mcQ3GATG2fD3PA71qY1JagGDs=:\
+                          BhKUwyyivFm7Tq2jDJVXSVRbRDgTWyBilZKgg6DDuYU=";
+
+    #[test]
+    fn stored_form_there_and_back() {
+        let secret = ScramSecret::parse(STORED.as_bytes()).unwrap();
+        assert_eq!(secret.to_text().as_str(), STORED);
+        assert_eq!(ScramSecret::from_password(b"foo", secret.salt(), secret.iterations()), secret);
+        assert_ne!(ScramSecret::from_password(b"bar", secret.salt(), secret.iterations()), secret);
+        assert!(secret.verify(&derive(b"foo", secret.salt(), secret.iterations())));
+        assert!(!secret.verify(&derive(b"Foo", secret.salt(), secret.iterations())));
+    }
+
+    #[test]
+    fn broken_secrets_are_none() {
+        for (from, to) in [
+            ("4096", "0"),
+            ("4096", "-1"),
+            ("4096", "+1"),
+            ("4096", ""),
+            ("4096", "2147483648"),
+            ("4096:", "4096"),
+            ("SHA-256", "SHA-1"),
+            ("D76gvGUVj9Z4DNiGoabOBg==", ""),
+            ("D76gvGUVj9Z4DNiGoabOBg==", "!"),
+            ("RukL", ""),
+            ("uYU=", "uYU=$"),
+            (":BhKU", "$BhKU"),
+        ] {
+            let broken = STORED.replace(from, to);
+            assert_eq!(ScramSecret::parse(broken.as_bytes()), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn saslprep_and_what_it_cannot_take() {
+        let prepared = |bytes: &[u8]| prepare(bytes).to_vec();
+        // The examples of RFC 4013 section 3; what is prohibited stays as it is.
+        assert_eq!(prepared("I\u{ad}X".as_bytes()), b"IX");
+        assert_eq!(prepared(b"user"), b"user");
+        assert_eq!(prepared("\u{aa}".as_bytes()), b"a");
+        assert_eq!(prepared("\u{2168}".as_bytes()), b"IX");
+        assert_eq!(prepared(b"\x07"), b"\x07");
+        assert_eq!(prepared("\u{627}1".as_bytes()), "\u{627}1".as_bytes());
+        assert_eq!(prepared(b"\xff\xc0"), b"\xff\xc0");
+        assert_eq!(prepared("\u{ad}".as_bytes()), "\u{ad}".as_bytes());
+    }
+
+    #[test]
+    fn keys_are_what_their_bytes_say() {
+        let keys = derive(b"", b"salt", NonZeroU32::MIN);
+        assert_eq!(ScramKeys::from_bytes(&keys.to_bytes()), keys);
+        assert_eq!(format!("{keys:?}"), "ScramKeys(..)");
+    }
+}

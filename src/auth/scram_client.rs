@@ -111,3 +111,36 @@ impl Answered {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scram::Derivation;
+    use super::*;
+
+    /// The exchange of RFC 7677 section 3.
+    #[test]
+    fn rfc_7677() {
+        let mut client = ScramClient::new(&[SCRAM], &Channel::Clear, b"").unwrap();
+        // The nonces of the RFC are no base64, and it sends a user name.
+        client.nonce = "rOprNGfwEbeRWgbNEkqO".to_owned();
+        client.bare = b"n=user,r=rOprNGfwEbeRWgbNEkqO".to_vec();
+        let challenged = client
+            .on_server_first(b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096")
+            .unwrap();
+        let derivation = Derivation {
+            password: Zeroizing::new(b"pencil".to_vec()),
+            salt: challenged.salt.clone(),
+            iterations: challenged.iterations,
+            stored: true,
+        };
+        let (message, answered) = challenged.answer(&derivation.run());
+        assert_eq!(
+            message,
+            b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+              p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
+        );
+        assert_eq!(answered.verify(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="), Ok(()));
+        assert!(answered.verify(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G5=").is_err());
+        assert!(answered.verify(b"e=invalid-proof").unwrap_err().ends_with("invalid-proof"));
+    }
+}

@@ -227,3 +227,56 @@ fn printable(nonce: &[u8]) -> Result<&[u8], Malformed> {
     }
     Ok(nonce)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn client_first() {
+        let first = parse_client_first(b"p=tls-server-end-point,,n=joe,r=x!,a=b").unwrap();
+        assert_eq!(first.flag, Gs2Flag::Used(b"tls-server-end-point"));
+        assert_eq!((first.gs2_header, first.bare), (&b"p=tls-server-end-point,,"[..], &b"n=joe,r=x!,a=b"[..]));
+        assert_eq!(first.nonce, b"x!");
+        for bad in [
+            "",
+            "n",
+            "n,",
+            "n,,",
+            "x,,n=,r=a",
+            "p=,,n=,r=a",
+            "n,a=joe,n=,r=a",
+            "n,,m=1,n=,r=a",
+            "n,,r=a",
+            "n,,n=,r=",
+            "n,,n=,r=a b",
+            "n,,n=,r=a,",
+            "n,,n=,r=a,1=2",
+            "n,,n=,r=\u{e4}",
+        ] {
+            assert!(parse_client_first(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn client_final() {
+        let proof = STANDARD.encode([9; 32]);
+        let message = format!("c=biws,r=abc,x=y,p={proof}");
+        let last = parse_client_final(message.as_bytes()).unwrap();
+        assert_eq!(last.without_proof, b"c=biws,r=abc,x=y");
+        assert_eq!((last.channel_binding.as_slice(), last.nonce, *last.proof), (&b"n,,"[..], &b"abc"[..], [9; 32]));
+        assert!(!format!("{last:?}").contains("9, 9"));
+        for bad in [
+            String::new(),
+            "c=biws,r=abc".to_owned(),
+            "c=biws,r=abc,p=".to_owned(),
+            format!("c=biw,r=abc,p={proof}"),
+            format!("c=biws,r=abc,p={proof},x=y"),
+            format!("c=biws,r=abc,p={proof},"),
+            format!("c=biws,r=abc,m=1,p={proof}"),
+            format!("r=abc,c=biws,p={proof}"),
+        ] {
+            assert!(parse_client_final(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}

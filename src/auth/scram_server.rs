@@ -130,3 +130,27 @@ impl ScramServer {
         Ok(Proven { message, pass_through })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroU32;
+
+    /// The exchange of RFC 7677 section 3.
+    #[test]
+    fn rfc_7677() {
+        let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
+        let secret = ScramSecret::from_password(b"pencil", &salt, NonZeroU32::new(4096).unwrap());
+        let offer = Offer { end_point: None, only_plus: false };
+        let first = offer.read_first(false, b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO").unwrap();
+        let mut server = ScramServer::new(first, b"", secret);
+        // The server's half of the nonce in the RFC is no base64.
+        server.nonce = b"rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0".to_vec();
+        server.server_first =
+            b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096".to_vec();
+        let last = b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+                     p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
+        let proven = server.finish(last, None).map_err(|reason| panic!("{reason}")).unwrap();
+        assert_eq!(proven.message, b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
+    }
+}

@@ -245,3 +245,95 @@ fn unquote(text: &[u8]) -> Option<(Zeroizing<Vec<u8>>, &[u8])> {
 fn is_nearly_md5(secret: &[u8]) -> bool {
     Md5Secret::parse(&Zeroizing::new(secret.to_ascii_lowercase())).is_some()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn plain(text: &str) -> Secret {
+        Secret::Plain(Zeroizing::new(text.as_bytes().to_vec()))
+    }
+
+    #[test]
+    fn reads_what_pgbouncer_reads() {
+        let file = b"\xef\xbb\xbf; comment\n# comment of ours\n\n\"marko\" \"kama\"\r\n  \"quo\"\"te\" \"a\"\"b\" rest \"x\"\n\
+                     \"empty\" \"\"\n\"muser1\"\t\"md5ab8b744ff66bee42dc47bae34ca17959\"\n\"last\":\"line\"";
+        let (list, warnings) = UserList::parse(file);
+        assert_eq!(warnings, []);
+        assert_eq!(list.get(b"marko"), Some(&plain("kama")));
+        assert_eq!(list.get(b"quo\"te"), Some(&plain("a\"b")));
+        assert_eq!(list.get(b"empty"), Some(&Secret::Empty));
+        assert_eq!(list.get(b"muser1").unwrap().kind(), SecretKind::Md5);
+        assert_eq!(list.get(b"last"), Some(&plain("line")));
+        assert_eq!(list.get(b"nobody"), None);
+        assert_eq!(list.len(), 5);
+        assert_eq!(list.prevailing_kind(), SecretKind::Plain);
+    }
+
+    #[test]
+    fn names_the_broken_line_and_goes_on() {
+        let long = format!("\"long\" \"{}\"", "x".repeat(MAX_PASSWORD_BYTES + 1));
+        let longest = format!("\"longest\" \"{}\"", "x".repeat(MAX_PASSWORD_BYTES));
+        let lines = [
+            "joe secret1",
+            "\"joe",
+            "\"joe\"",
+            "\"joe\" \"secret2",
+            "\"\" \"secret3\"",
+            "\"a\0\" \"b\"",
+            &long,
+            &longest,
+        ];
+        let (list, warnings) = UserList::parse(lines.join("\n").as_bytes());
+        let numbers: Vec<_> = warnings.iter().map(|warning| warning.line).collect();
+        assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(list.len(), 1);
+        assert!(!format!("{warnings:?} {list:?}").contains("secret1"));
+    }
+
+    #[test]
+    fn doubtful_lines_count_but_are_told() {
+        let file = "\"a\" \"SCRAM-SHA-256$4096:broken\"\n\"b\" \"md5AB8b744ff66bee42dc47bae34ca17959\"\n\"a\" \"x\"";
+        let (list, warnings) = UserList::parse(file.as_bytes());
+        assert_eq!(warnings.len(), 3);
+        assert!(!format!("{warnings:?}").contains("broken"));
+        assert_eq!(list.get(b"a"), Some(&plain("x")));
+        assert_eq!(list.get(b"b").unwrap().kind(), SecretKind::Plain);
+    }
+
+    #[test]
+    fn complaints_are_bounded() {
+        let (_, warnings) = UserList::parse("x\n".repeat(1000).as_bytes());
+        assert_eq!(warnings.len(), MAX_WARNINGS + 1);
+        assert_eq!(warnings[MAX_WARNINGS].text, "and 950 more lines like these from here on");
+    }
+
+    fn quoted(text: &str) -> String {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_files_never_panic(file in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = UserList::parse(&file);
+        }
+
+        #[test]
+        fn whatever_is_quoted_comes_back(user in "[^\n\0]{1,30}", secret in "[^\n\0]{0,60}") {
+            let (list, warnings) = UserList::parse(format!("{} {}\n", quoted(&user), quoted(&secret)).as_bytes());
+            prop_assert_eq!(warnings, []);
+            prop_assert_eq!(list.get(user.as_bytes()), Some(&Secret::parse(secret.as_bytes())));
+        }
+
+        #[test]
+        fn warnings_never_show_secrets(line in "[\"ab ]{0,8}S3CRET[\"ab ]{0,8}") {
+            prop_assume!(!line.trim_start().starts_with("\"S3CRET"));
+            let (list, warnings) = UserList::parse(line.as_bytes());
+            let names: Vec<_> = list.iter().map(|(user, _)| String::from_utf8_lossy(user).into_owned()).collect();
+            prop_assume!(!names.iter().any(|name| name.contains("S3CRET")));
+            let printed = format!("{warnings:?} {list:?}");
+            prop_assert!(!printed.contains("S3CRET"));
+        }
+    }
+}

@@ -4,23 +4,36 @@
 //! go, each finding with file and line. Files are read through a callback that the caller passes in: this part must never
 //! know sockets, clocks, the file system, pools or sessions.
 
+pub mod check;
+mod checks;
+pub mod choice;
+mod connstr;
+pub mod diff;
+mod document;
+mod ini;
 pub mod model;
+mod params;
+pub mod print;
 pub mod problem;
+mod resolve;
 pub mod settings;
 mod suggest;
 mod table;
+mod tls_versions;
+mod toml;
 pub mod value;
 
 use std::io;
 use std::path::Path;
 
+pub use check::check;
+pub use choice::{AuthType, LoadBalanceHosts, LogFormat, PoolMode, SslMode, SyslogFacility};
+pub use diff::{Plan, apply_reload, diff};
 pub use model::{Config, Database, HostSpec, Peer, ReservedTables, User};
 pub use problem::{Place, Problem, Severity};
 pub use settings::Settings;
-pub use value::{
-    AuthType, DatabaseName, FileMode, LoadBalanceHosts, LogFormat, NameList, Nullable, PacketSize, PoolMode, Secret,
-    SslMode, SyslogFacility,
-};
+pub use tls_versions::TlsVersions;
+pub use value::{DatabaseName, FileMode, NameList, Nullable, PacketSize, Secret};
 
 /// How files are read: the caller brings the file system.
 pub type ReadFile<'a> = dyn FnMut(&Path) -> io::Result<Vec<u8>> + 'a;
@@ -32,6 +45,27 @@ pub type ReadFile<'a> = dyn FnMut(&Path) -> io::Result<Vec<u8>> + 'a;
 /// # Errors
 /// Everything that is wrong, at least one finding of severity [`Severity::Error`]; the configuration is unusable.
 pub fn load(path: &Path, read: &mut ReadFile<'_>) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
-    let _ = read;
-    Err(vec![Problem::error(None, format!("could not load file \"{}\"", path.display()))])
+    let mut problems = Vec::new();
+    let (config, _) = understand(path, read, &mut problems);
+    if problem::has_errors(&problems) { Err(problems) } else { Ok((config, problems)) }
+}
+
+/// Read a file of either form as far as it can be understood.
+fn understand(path: &Path, read: &mut ReadFile<'_>, problems: &mut Vec<Problem>) -> (Config, resolve::Places) {
+    let is_toml = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
+    let document = if !is_toml {
+        ini::read(path, read, problems)
+    } else {
+        match read(path) {
+            Ok(bytes) => toml::read(&path.to_string_lossy(), &bytes, problems),
+            Err(error) => {
+                let text = format!("could not load file \"{}\": {error}", path.display());
+                problems.push(Problem::error(None, text));
+                document::Document::new(document::Form::Toml)
+            }
+        }
+    };
+    let resolved = resolve::resolve(&document, problems);
+    problem::sort(problems);
+    resolved
 }

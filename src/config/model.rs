@@ -5,8 +5,9 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use super::choice::{LoadBalanceHosts, PoolMode};
 use super::settings::Settings;
-use super::value::{LoadBalanceHosts, PoolMode, Secret};
+use super::value::Secret;
 
 /// The port of a `[databases]` entry that names none (PgBouncer).
 pub const DEFAULT_SERVER_PORT: u16 = 5432;

@@ -118,3 +118,19 @@ impl fmt::Display for Problem {
 pub fn has_errors(problems: &[Problem]) -> bool {
     problems.iter().any(|problem| problem.severity == Severity::Error)
 }
+
+/// Put findings in the order of the lines that they are about, file by file in the order in which the files first occur;
+/// findings without a line come last.
+pub(super) fn sort(problems: &mut [Problem]) {
+    let mut files: Vec<Arc<str>> = Vec::new();
+    for place in problems.iter().filter_map(|problem| problem.place.as_ref()) {
+        if !files.contains(&place.file) {
+            files.push(Arc::clone(&place.file));
+        }
+    }
+    let rank = |place: &Place| files.iter().position(|file| *file == place.file).unwrap_or(files.len());
+    problems.sort_by_key(|problem| match &problem.place {
+        Some(place) => (rank(place), place.line),
+        None => (usize::MAX, 0),
+    });
+}

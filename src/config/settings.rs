@@ -69,6 +69,9 @@ pub enum Origin {
     Pgtandem,
 }
 
+/// Reads a text, within bounds, into one field.
+type Setter = fn(&mut Settings, &str, (i64, i64)) -> Result<Caution, BadValue>;
+
 /// One row of the table of settings.
 #[derive(Debug)]
 pub struct Spec {
@@ -91,7 +94,7 @@ pub struct Spec {
     /// One line about it.
     pub help: &'static str,
     pub(super) get: fn(&Settings) -> Option<Scalar>,
-    pub(super) set: fn(&mut Settings, &str, (i64, i64)) -> Result<Caution, BadValue>,
+    pub(super) set: Setter,
     pub(super) same: fn(&Settings, &Settings) -> bool,
     pub(super) copy: fn(&mut Settings, &Settings),
 }
@@ -178,11 +181,9 @@ impl Settings {
         (spec.get)(self).map(|value| value.show())
     }
 
-    /// Put a setting back to its default. A setting whose default is NULL is left alone, as in PgBouncer.
+    /// Put a setting back to its default.
     pub(super) fn reset(&mut self, spec: &Spec) {
-        if spec.default.is_some() {
-            (spec.copy)(self, &Self::default());
-        }
+        (spec.copy)(self, &Self::default());
     }
 
     /// Does the setting differ from its default?

@@ -3,15 +3,13 @@
 
 use std::time::Duration;
 
+use super::choice::{AuthType, LogFormat, PoolMode, SslMode, SyslogFacility};
 use super::settings::Apply::{Boot, Reload};
 use super::settings::Kind::{Bool, Choice, File, Int, List, Mode, Text, Time};
 use super::settings::Origin::{Pgbouncer, Pgtandem};
 use super::settings::Status::{Later, Works};
 use super::settings::{ANY, Overrides, Spec};
-use super::value::{
-    AuthType, DatabaseName, FileMode, LogFormat, NameList, Nullable, PacketSize, PoolMode, Secret, SslMode,
-    SyslogFacility, Value,
-};
+use super::value::{DatabaseName, FileMode, NameList, Nullable, PacketSize, Secret, Value};
 
 /// PgBouncer's query for a user's secret; it honours VALID UNTIL.
 const DEFAULT_AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
@@ -94,7 +92,7 @@ settings! {
     ignore_startup_parameters: NameList = Some(""), List, ANY, Reload, None, Works, Pgbouncer, "Startup parameters to accept from clients and ignore.";
     job_name: String = Some("pgbouncer"), Text, ANY, Boot, None, Works, Pgbouncer, "The name of the program in its log.";
     listen_addr: NameList = Some(""), List, ANY, Boot, None, Works, Pgbouncer, "Addresses to listen on; `*` = all, empty = Unix socket only.";
-    listen_backlog: u32 = Some("128"), Int, ANY, Boot, None, Works, Pgbouncer, "The backlog given to listen(2).";
+    listen_backlog: u32 = Some("128"), Int, (1, i32::MAX as i64), Boot, None, Works, Pgbouncer, "The backlog given to listen(2).";
     listen_port: u16 = Some("6432"), Int, (0, 65535), Boot, None, Works, Pgbouncer, "The port to listen on; it names the Unix socket, too.";
     log_connections: bool = Some("1"), Bool, ANY, Reload, None, Works, Pgbouncer, "Log successful logins.";
     log_disconnections: bool = Some("1"), Bool, ANY, Reload, None, Works, Pgbouncer, "Log disconnections with their reasons.";

@@ -120,7 +120,11 @@ impl Buffer {
     ///
     /// # Errors
     /// Those of the stream.
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>, stream: &mut (impl AsyncRead + Unpin)) -> Poll<io::Result<usize>> {
+    pub fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut (impl AsyncRead + Unpin),
+    ) -> Poll<io::Result<usize>> {
         self.make_room(self.len() + 1);
         let Some(free) = self.memory.get_mut(self.end..) else { return Poll::Ready(Ok(0)) };
         let room = free.len();

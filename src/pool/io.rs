@@ -7,7 +7,7 @@ use std::task::{Context, Wake, Waker};
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, mpsc};
 
-use super::{Action, Checkout, DatabaseId, Fate, Failure, GlobalParams, Ids, PoolEnd, Registry, UserId, Welcome};
+use super::{Action, Checkout, DatabaseId, Failure, Fate, GlobalParams, Ids, PoolEnd, Registry, UserId, Welcome};
 use crate::clock::Time;
 use crate::fault::Fault;
 use crate::ids::{ClientId, PoolId, ServerId};

@@ -21,8 +21,7 @@ impl Tracked {
         let mut names: Vec<Box<str>> = ALWAYS_TRACKED.iter().map(|&n| n.into()).collect();
         for name in extra {
             let name = name.trim();
-            let plain =
-                !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
+            let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
             if plain && !names.iter().any(|n| n.eq_ignore_ascii_case(name)) {
                 names.push(name.into());
             }
@@ -73,8 +72,12 @@ impl Values {
 
     /// Takes the values that are unset here from `defaults`.
     pub fn fill_unset(&mut self, defaults: &Self) {
-        let values: Vec<_> =
-            self.0.iter().zip(defaults.0.iter()).map(|(own, default)| own.clone().or_else(|| default.clone())).collect();
+        let values: Vec<_> = self
+            .0
+            .iter()
+            .zip(defaults.0.iter())
+            .map(|(own, default)| own.clone().or_else(|| default.clone()))
+            .collect();
         self.0 = values.into();
     }
 
@@ -93,7 +96,15 @@ impl Values {
         }
         let mut sql = Vec::new();
         for (index, name) in tracked.names.iter().enumerate() {
-            let Some(want) = self.get(index) else { continue };
+            let Some(want) = self.get(index) else {
+                if server.get(index).is_some() {
+                    // Another client's value of a parameter that the server never reported by itself.
+                    sql.extend_from_slice(b"RESET ");
+                    sql.extend_from_slice(name.as_bytes());
+                    sql.push(b';');
+                }
+                continue;
+            };
             if server.get(index).is_some_and(|have| have.eq_ignore_ascii_case(want)) {
                 continue;
             }
@@ -123,6 +134,24 @@ fn put_literal(sql: &mut Vec<u8>, value: &[u8]) {
     sql.push(b'\'');
 }
 
+/// The words of the startup parameter `options`: parted by blanks, a backslash takes the next character as it is
+/// (PostgreSQL docs, "libpq: options").
+#[must_use]
+pub fn option_words(options: &[u8]) -> Vec<Vec<u8>> {
+    let mut words = Vec::new();
+    let mut word: Option<Vec<u8>> = None;
+    let mut bytes = options.iter().copied();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => word.get_or_insert_default().extend(bytes.next()),
+            _ if byte.is_ascii_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(byte),
+        }
+    }
+    words.extend(word);
+    words
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,10 +169,18 @@ mod tests {
         let tracked = Tracked::new(["IntervalStyle", "search_path; DROP", ""]);
         assert_eq!(tracked.names().count(), 6);
         let client = values(&tracked, &[("timezone", "Mars/O'Neil\\"), ("client_encoding", "utf8")]);
-        let server = values(&tracked, &[("TimeZone", "UTC"), ("client_encoding", "UTF8"), ("DateStyle", "ISO")]);
+        let server =
+            values(&tracked, &[("TimeZone", "UTC"), ("client_encoding", "UTF8"), ("IntervalStyle", "iso_8601")]);
         let sql = client.sql_to_change(&server, &tracked).unwrap();
-        assert_eq!(String::from_utf8(sql).unwrap(), "SET TimeZone=E'Mars/O''Neil\\\\';");
+        assert_eq!(String::from_utf8(sql).unwrap(), "SET TimeZone=E'Mars/O''Neil\\\\';RESET IntervalStyle;");
         assert_eq!(server.sql_to_change(&server.clone(), &tracked), None);
+    }
+
+    #[test]
+    fn options_are_split_at_unescaped_blanks() {
+        let words = option_words(b"  -c a=b\\ c\\\\  --x=y ");
+        assert_eq!(words, [b"-c".to_vec(), b"a=b c\\".to_vec(), b"--x=y".to_vec()]);
+        assert!(option_words(b" ").is_empty());
     }
 
     #[test]

@@ -44,15 +44,27 @@ pub enum Status {
 /// One owed reply, or one of ours that waits for its turn.
 #[derive(Debug)]
 enum Owed {
-    Parse { statement: Option<u64>, undo: Option<Box<Undo>>, swallow: bool },
-    OurParseComplete { undo: Box<Undo> },
+    Parse {
+        statement: Option<u64>,
+        undo: Option<Box<Undo>>,
+        swallow: bool,
+    },
+    OurParseComplete {
+        undo: Box<Undo>,
+    },
     Bind,
     Describe,
     Execute,
-    Close { evicted: Option<Arc<Statement>> },
-    OurCloseComplete { undo: Box<Undo> },
+    Close {
+        evicted: Option<Arc<Statement>>,
+    },
+    OurCloseComplete {
+        undo: Box<Undo>,
+    },
     Sync,
-    Query { swallow: bool },
+    Query {
+        swallow: bool,
+    },
     FunctionCall,
     /// Not a reply: a CopyDone or CopyFail went out before the server's CopyInResponse was seen. Never stands first.
     CopyEnd,
@@ -79,8 +91,18 @@ pub struct ServerCore {
     skipping: bool,
     values: Values,
     tracked: Arc<Tracked>,
-    queries: u64,
-    transactions: u64,
+    counts: Counts,
+}
+
+/// What happened on a server since it was last asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// ReadyForQuery messages for the client.
+    pub queries: u64,
+    /// Of these, those that ended a transaction.
+    pub transactions: u64,
+    /// Named Parse messages that went out.
+    pub parses: u64,
 }
 
 impl ServerCore {
@@ -96,8 +118,7 @@ impl ServerCore {
             skipping: false,
             values,
             tracked,
-            queries: 0,
-            transactions: 0,
+            counts: Counts::default(),
         }
     }
 
@@ -148,9 +169,9 @@ impl ServerCore {
         self.owed.len() >= OWED_MAX
     }
 
-    /// Queries and transactions ended since the last call.
-    pub fn take_counts(&mut self) -> (u64, u64) {
-        (std::mem::take(&mut self.queries), std::mem::take(&mut self.transactions))
+    /// What happened since the last call.
+    pub fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
     }
 
     // What goes out to the server.
@@ -166,6 +187,7 @@ impl ServerCore {
 
     pub(super) fn sent_parse(&mut self, statement: Option<&Arc<Statement>>, undo: Option<Undo>) {
         if let Some(statement) = statement {
+            self.counts.parses += 1;
             self.window.insert(Arc::clone(statement));
         }
         let statement = statement.map(|s| s.id);
@@ -173,6 +195,7 @@ impl ServerCore {
     }
 
     pub(super) fn sent_our_parse(&mut self, statement: &Arc<Statement>) {
+        self.counts.parses += 1;
         self.window.insert(Arc::clone(statement));
         self.sent_extended(Owed::Parse { statement: Some(statement.id), undo: None, swallow: true });
     }
@@ -303,6 +326,9 @@ impl ServerCore {
         if matches!(tag, b'T' | b'n') && matches!(self.owed.front(), Some(Owed::Describe)) {
             self.advance();
         }
+        if self.owed.is_empty() && !matches!(tag, b'N' | b'A' | b'T' | b'n') {
+            return Verdict::Quarantine("unasked-for data from server");
+        }
         self.pass()
     }
 
@@ -360,9 +386,8 @@ impl ServerCore {
     /// All prepared statements are gone, but for those whose Parse is still on its way.
     fn forget_statements(&mut self, client: Option<&mut ClientCore>) {
         let owed = &self.owed;
-        self.window.retain(|id| {
-            owed.iter().any(|o| matches!(o, Owed::Parse { statement: Some(other), .. } if *other == id))
-        });
+        self.window
+            .retain(|id| owed.iter().any(|o| matches!(o, Owed::Parse { statement: Some(other), .. } if *other == id)));
         let Some(client) = client else { return };
         client.names.retain(|name| {
             owed.iter().any(|o| match o {
@@ -466,9 +491,9 @@ impl ServerCore {
         if swallow {
             return Verdict::SwallowReady;
         }
-        self.queries += 1;
+        self.counts.queries += 1;
         if status == Status::Idle {
-            self.transactions += 1;
+            self.counts.transactions += 1;
         }
         Verdict::ForwardReady
     }

@@ -1,0 +1,170 @@
+//! `pgtandem check FILE`: the configuration and every file that it names, all findings at once.
+
+use std::path::Path;
+
+use super::choice::{AuthType, SslMode};
+use super::problem::{Place, Problem, Severity, has_errors};
+use super::resolve::{Places, is_input_file};
+use super::settings::Settings;
+use super::{Config, ReadFile, understand};
+
+/// What a file is for, so that its content can be judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileRole {
+    /// `auth_file`: users and secrets.
+    Users,
+    /// `auth_hba_file`: access rules.
+    Hba,
+    /// `auth_ident_file`: user maps.
+    Ident,
+    /// Certificates in PEM form.
+    Certificates,
+    /// A private key in PEM form.
+    PrivateKey,
+    /// `resolv_conf`.
+    Resolver,
+}
+
+/// A finding inside a file that the configuration names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How much it matters.
+    pub severity: Severity,
+    /// The line in that file, from 1; 0 = the file as a whole.
+    pub line: u32,
+    /// What is wrong; must not hold a secret.
+    pub text: String,
+}
+
+/// Looks into a file that the configuration names.
+pub type InspectFile<'a> = dyn FnMut(FileRole, &[u8]) -> Vec<Finding> + 'a;
+
+/// What a check found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The configuration, if it is usable.
+    pub config: Option<Config>,
+    /// All findings, in the order of the files.
+    pub problems: Vec<Problem>,
+}
+
+/// Read a configuration and every file that it names. `inspect` judges their content; [`inspect`] is a plain judge that
+/// knows user files and PEM, to which a caller with real parsers adds its own.
+pub fn check(path: &Path, read: &mut ReadFile<'_>, inspect: &mut InspectFile<'_>) -> Report {
+    let mut problems = Vec::new();
+    let (config, places) = understand(path, read, &mut problems);
+    files(&config, &places, read, inspect, &mut problems);
+    super::problem::sort(&mut problems);
+    let config = (!has_errors(&problems)).then_some(config);
+    Report { config, problems }
+}
+
+fn files(
+    config: &Config,
+    places: &Places,
+    read: &mut ReadFile<'_>,
+    inspect: &mut InspectFile<'_>,
+    problems: &mut Vec<Problem>,
+) {
+    for spec in Settings::specs().iter().filter(|spec| is_input_file(spec)) {
+        let name = config.settings.get(spec.name).unwrap_or_default();
+        if name.is_empty() || !is_used(config, spec.name) {
+            continue;
+        }
+        let place = places.setting(spec.name);
+        match read(Path::new(&name)) {
+            Err(error) => {
+                // PgBouncer goes on without a user file and refuses every login; everything else stops it.
+                let text = match spec.name {
+                    "auth_file" => format!("could not open auth_file {name}: {error}"),
+                    _ => format!("could not open {} {name}: {error}", spec.name),
+                };
+                problems.push(Problem::error(place, text).hint("does the file exist, and may this user read it?"));
+            }
+            Ok(bytes) => {
+                for finding in inspect(role(spec.name), &bytes) {
+                    let line = finding.line.max(1);
+                    let place = Place { file: name.as_str().into(), line };
+                    let text = format!("{}: {}", spec.name, finding.text);
+                    problems.push(Problem { severity: finding.severity, ..Problem::error(Some(&place), text) });
+                }
+            }
+        }
+    }
+}
+
+fn role(setting: &str) -> FileRole {
+    match setting {
+        "auth_file" => FileRole::Users,
+        "auth_hba_file" => FileRole::Hba,
+        "auth_ident_file" => FileRole::Ident,
+        "resolv_conf" => FileRole::Resolver,
+        key if key.ends_with("_key_file") => FileRole::PrivateKey,
+        _ => FileRole::Certificates,
+    }
+}
+
+/// Is a file read at all with these settings?
+fn is_used(config: &Config, setting: &str) -> bool {
+    let settings = &config.settings;
+    match setting {
+        "auth_hba_file" | "auth_ident_file" => settings.auth_type == AuthType::Hba,
+        name if name.starts_with("client_tls") => settings.client_tls_sslmode != SslMode::Disable,
+        name if name.starts_with("server_tls") => settings.server_tls_sslmode != SslMode::Disable,
+        "auth_file" => settings.auth_type != AuthType::Any,
+        _ => true,
+    }
+}
+
+/// A judge of user files and PEM files that needs no other part of the program.
+#[must_use]
+pub fn inspect(role: FileRole, bytes: &[u8]) -> Vec<Finding> {
+    match role {
+        FileRole::Users => users(bytes),
+        FileRole::Certificates => pem(bytes, "CERTIFICATE-----", "certificate"),
+        FileRole::PrivateKey => pem(bytes, "PRIVATE KEY-----", "private key"),
+        FileRole::Hba | FileRole::Ident | FileRole::Resolver => Vec::new(),
+    }
+}
+
+fn pem(bytes: &[u8], label: &str, what: &str) -> Vec<Finding> {
+    let found =
+        String::from_utf8_lossy(bytes).lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(label));
+    let finding =
+        || Finding { severity: Severity::Error, line: 0, text: format!("the file holds no {what} in PEM form") };
+    if found { Vec::new() } else { vec![finding()] }
+}
+
+/// `"user" "secret"` lines, `;` comments. PgBouncer stops reading at the first line that is anything else.
+fn users(bytes: &[u8]) -> Vec<Finding> {
+    for (line, text) in (1_u32..).zip(bytes.split(|byte| *byte == b'\n')) {
+        let text = text.trim_ascii();
+        if text.is_empty() || text.starts_with(b";") {
+            continue;
+        }
+        if !is_user_line(text) {
+            let advice =
+                if text.starts_with(b"#") { "comments begin with `;`" } else { "a line reads \"user\" \"secret\"" };
+            let text = format!("broken auth file: PgBouncer reads no further than this line; {advice}");
+            return vec![Finding { severity: Severity::Error, line, text }];
+        }
+    }
+    Vec::new()
+}
+
+fn is_user_line(line: &[u8]) -> bool {
+    let quoted = |text: &[u8]| -> Option<usize> {
+        let mut at = 1;
+        (text.first() == Some(&b'"')).then_some(())?;
+        loop {
+            match (text.get(at)?, text.get(at + 1)) {
+                (b'"', Some(b'"')) => at += 2,
+                (b'"', _) => return Some(at + 1),
+                _ => at += 1,
+            }
+        }
+    };
+    let Some(rest) = quoted(line).and_then(|end| line.get(end..)) else { return false };
+    let Some(start) = rest.iter().position(|byte| *byte == b'"') else { return false };
+    rest.get(start..).and_then(quoted).is_some()
+}

@@ -1,0 +1,445 @@
+//! The life of a client after its login: relay, get a server, give it back, end.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use super::login::SeatGuard;
+use super::relay::Step;
+use super::roster::{ClientInfo, Doing};
+use super::route::{Params, Route};
+use super::server::{CRASHED, Outbox, Passing, QueryError, Server};
+use super::shared::{PoolContext, Shared, count, lock};
+use super::timer::LazyTimer;
+use crate::clock::Time;
+use crate::fault::{Culprit, Fault, Severity};
+use crate::net::buffer::Buffer;
+use crate::net::stream::Stream;
+use crate::pool::io::{Idle, Message};
+use crate::pool::{Checkout, Fate};
+use crate::session::Mode;
+use crate::session::client::ClientCore;
+use crate::session::params::Values;
+use crate::wire::reply;
+use crate::wire::startup::CancelKey;
+
+/// Why a session is over.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The client said so.
+    Terminated,
+    /// The client's connection ended; for the log.
+    ClientGone(&'static str),
+    /// The server's connection ended or can no longer be trusted; for the log and the client.
+    ServerGone(&'static str),
+    /// The client is told this.
+    Fault(Fault),
+}
+
+/// A client in a pool.
+pub struct Session {
+    pub(super) shared: Arc<Shared>,
+    pub(super) params: Arc<Params>,
+    pub(super) context: Arc<PoolContext>,
+    pub(super) route: Arc<Route>,
+    generation: u64,
+    pub(super) info: Arc<ClientInfo>,
+    key: CancelKey,
+    _seat: SeatGuard,
+    pub(super) mode: Mode,
+    pub(super) statements_max: usize,
+
+    pub(super) stream: Stream,
+    pub(super) input: Buffer,
+    /// Bytes at the front of `input` that are on their way to the server.
+    pub(super) run: usize,
+    pub(super) passing: Passing,
+    pub(super) out: Outbox,
+    pub(super) client_unflushed: bool,
+    pub(super) core: ClientCore,
+
+    pub(super) server: Option<Box<Server>>,
+    /// Bytes at the front of the server's input that are on their way to the client.
+    pub(super) server_run: usize,
+    pub(super) server_said_fatal: bool,
+
+    pub(super) to_server: Vec<u8>,
+    pub(super) to_client: Vec<u8>,
+    pub(super) timer: LazyTimer,
+    pub(super) transaction_began: Time,
+    pub(super) query_began: Time,
+    pub(super) ready_at: Time,
+    pub(super) tally: Tally,
+}
+
+/// Counts of this session that the database's statistics have not seen yet.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) received: u64,
+    pub(super) sent: u64,
+    pub(super) query: Duration,
+    pub(super) transaction: Duration,
+    pub(super) client_parses: u64,
+    pub(super) binds: u64,
+}
+
+/// What a session is made of after its login.
+pub struct Start {
+    /// The client's stream.
+    pub stream: Stream,
+    /// What it has already sent.
+    pub input: Buffer,
+    /// What others know of it.
+    pub info: Arc<ClientInfo>,
+    /// Its seat.
+    pub seat: SeatGuard,
+    /// Its pool.
+    pub context: Arc<PoolContext>,
+    /// Its tracked parameters.
+    pub values: Values,
+    /// Its cancel key.
+    pub key: CancelKey,
+}
+
+impl Session {
+    /// A client that has been welcomed.
+    #[must_use]
+    pub fn new(shared: &Arc<Shared>, start: Start) -> Self {
+        let now = Time::now();
+        let mut session = Self {
+            shared: Arc::clone(shared),
+            params: shared.params(),
+            route: start.context.route(),
+            context: start.context,
+            generation: shared.generation(),
+            info: start.info,
+            key: start.key,
+            _seat: start.seat,
+            mode: Mode::Session,
+            statements_max: 0,
+            stream: start.stream,
+            input: start.input,
+            run: 0,
+            passing: Passing::default(),
+            out: Outbox::default(),
+            client_unflushed: false,
+            core: ClientCore::new(start.values),
+            server: None,
+            server_run: 0,
+            server_said_fatal: false,
+            to_server: Vec::new(),
+            to_client: Vec::new(),
+            timer: LazyTimer::default(),
+            transaction_began: now,
+            query_began: now,
+            ready_at: now,
+            tally: Tally::default(),
+        };
+        session.adopt_settings();
+        session
+    }
+
+    fn adopt_settings(&mut self) {
+        // The mode holds for as long as the client has a server.
+        if self.server.is_none() {
+            self.mode = self.route.mode;
+            self.statements_max = match self.mode {
+                Mode::Session => 0,
+                Mode::Transaction | Mode::Statement => self.params.max_prepared_statements,
+            };
+        }
+    }
+
+    fn refresh_settings(&mut self) {
+        let generation = self.shared.generation();
+        if generation != self.generation {
+            self.generation = generation;
+            self.params = self.shared.params();
+            self.route = self.context.route();
+            self.adopt_settings();
+        }
+    }
+
+    /// Serves the client to the end.
+    pub async fn serve(mut self) {
+        self.shared.pools.with(|r, now, _| r.client_attached(now, self.context.pool));
+        let end = loop {
+            self.refresh_settings();
+            match poll_fn(|cx| self.poll_relay(cx)).await {
+                Step::NeedServer => {
+                    if let Err(end) = self.acquire().await {
+                        break end;
+                    }
+                }
+                Step::ServerFree => self.give_back().await,
+                Step::Ended(end) => break end,
+            }
+        };
+        self.finish(end).await;
+    }
+
+    /// Gets a server and makes it this client's.
+    async fn acquire(&mut self) -> Result<(), End> {
+        let began = Time::now();
+        self.transaction_began = began;
+        self.info.set_request(began);
+        let mut again = None;
+        loop {
+            let (answer, server) = self.shared.pools.checkout(self.context.pool, self.info.id, again);
+            let (mut server, needs_check, since) = match (answer, server) {
+                (Checkout::Granted { needs_check, .. }, Some(server)) => (server, needs_check, began),
+                (Checkout::Refused(fault), _) => return Err(End::Fault(fault)),
+                _ => self.wait(again.unwrap_or(began)).await?,
+            };
+            match self.prepare(&mut server, needs_check).await {
+                Ok(()) => {
+                    self.attach(server, since);
+                    return Ok(());
+                }
+                Err(QueryError::Broken(reason)) => {
+                    self.shared.pools.release(server, Fate::Close(reason));
+                    again = Some(since);
+                }
+                Err(QueryError::Refused(fault)) => {
+                    self.shared.pools.release(server, Fate::Idle);
+                    return Err(End::Fault(Fault { severity: Severity::Fatal, ..fault }));
+                }
+            }
+        }
+    }
+
+    /// Sees to it that the server is alive and has this client's parameters.
+    async fn prepare(&mut self, server: &mut Server, needs_check: bool) -> Result<(), QueryError> {
+        poll_fn(|cx| Poll::Ready(server.attend(cx))).await.map_err(QueryError::Broken)?;
+        if needs_check && let Some(query) = &self.params.server_check_query {
+            match server.run(query, self.params.server_connect_timeout).await {
+                Ok(()) => self.shared.pools.with(|r, _, _| r.check_passed(server.info.id)),
+                Err(QueryError::Refused(_)) => return Err(QueryError::Broken("test query failed")),
+                Err(broken) => return Err(broken),
+            }
+        }
+        if !self.core.values.same(server.core.values()) {
+            if let Some(sql) = self.core.values.sql_to_change(server.core.values(), &self.params.tracked) {
+                server.run(&sql, self.params.server_connect_timeout).await?;
+                for index in 0..self.params.tracked.names().count() {
+                    // What the server did not report it has all the same.
+                    if let (None, Some(value)) = (server.core.values().get(index), self.core.values.get(index)) {
+                        let mut values = server.core.values().clone();
+                        values.set(index, value);
+                        server.core.adopt_values(values);
+                    }
+                }
+            }
+            // The server's own spelling, so that the next comparison is one of pointers.
+            self.core.values = server.core.values().clone();
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, server: Box<Server>, since: Time) {
+        let now = Time::now();
+        self.query_began = now;
+        self.ready_at = now;
+        self.info.set_link(Some(server.info.id));
+        self.info.set_doing(Doing::Active);
+        server.info.set_link(Some(self.info.id), now);
+        let stats = &self.context.stats;
+        count(&stats.server_assignments, 1);
+        count(&stats.wait_us, micros(now.since(since)));
+        self.server_said_fatal = false;
+        self.server = Some(server);
+    }
+
+    /// Waits in the queue.
+    async fn wait(&mut self, began: Time) -> Result<(Box<Server>, bool, Time), End> {
+        self.info.set_doing(Doing::Waiting);
+        let limit = self.route.timeouts.query_wait;
+        let deadline = if limit.is_zero() { Time::NEVER } else { began + limit };
+        let notify = self.params.query_wait_notify;
+        let mut notify_at = if notify.is_zero() { Time::NEVER } else { began + notify };
+        let letter = loop {
+            let waited = poll_fn(|cx| self.poll_wait(cx, deadline.min(notify_at))).await;
+            match waited {
+                Ok(Some(letter)) => break letter,
+                // Leaving the queue is part of the session's end.
+                Ok(None) if Time::now() >= deadline => {
+                    let text = "query_wait_timeout";
+                    return Err(End::Fault(Fault::fatal(Culprit::Us, text).retryable()));
+                }
+                Ok(None) => {
+                    notify_at = Time::NEVER;
+                    let text = "No server connection available in postgres backend, client being queued";
+                    reply::put_notice(&mut self.out.bytes, text);
+                }
+                Err(end) => return Err(end),
+            }
+        };
+        match letter {
+            Message::Grant { server, needs_check, waited_since } => Ok((server, needs_check, waited_since)),
+            Message::Refuse(fault) => Err(End::Fault(fault)),
+            Message::Welcome => Err(End::Fault(Fault::fatal(Culprit::Us, "internal error: unexpected welcome"))),
+        }
+    }
+
+    /// Ready with a letter, with nothing when `due` has come, or with the reason to stop waiting.
+    fn poll_wait(&mut self, cx: &mut Context<'_>, due: Time) -> Poll<Result<Option<Message<Server>>, End>> {
+        if let Some(letter) = self.info.mailbox.take() {
+            return Poll::Ready(Ok(Some(letter)));
+        }
+        if let Some(ending) = self.info.ending() {
+            return Poll::Ready(Err(End::Fault(ending.fault)));
+        }
+        if let Poll::Ready(Err(_)) = self.poll_to_client(cx) {
+            return Poll::Ready(Err(End::ClientGone("client unexpected eof")));
+        }
+        // A client that hangs up must not keep its place in the queue.
+        while !self.input.is_full() {
+            match self.input.poll_fill(cx, &mut self.stream) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(n)) if n > 0 => self.tally.received += n as u64,
+                Poll::Ready(_) => return Poll::Ready(Err(End::ClientGone("client unexpected eof"))),
+            }
+        }
+        self.timer.poll(cx, due).map(|()| Ok(None))
+    }
+
+    /// Gives the server back between transactions.
+    async fn give_back(&mut self) {
+        self.settle_server_run();
+        let Some(mut server) = self.server.take() else { return };
+        self.detach(&mut server);
+        self.info.set_doing(Doing::Idle);
+        let mut fate = Fate::Idle;
+        if self.params.reset_always && !self.params.server_reset_query.is_empty() {
+            fate = reset(&self.params, &mut server).await;
+        }
+        self.shared.pools.release(server, fate);
+    }
+
+    /// Ends the link and hands the counts over.
+    fn detach(&mut self, server: &mut Server) {
+        self.info.set_link(None);
+        self.info.set_prepared(self.core.names.len());
+        server.info.set_link(None, server.info.request_at());
+        server.info.set_prepared(server.core.prepared());
+        let counts = server.core.take_counts();
+        let tally = std::mem::take(&mut self.tally);
+        let stats = &self.context.stats;
+        count(&stats.queries, counts.queries);
+        count(&stats.transactions, counts.transactions);
+        count(&stats.server_parses, counts.parses);
+        count(&stats.client_parses, tally.client_parses);
+        count(&stats.binds, tally.binds);
+        count(&stats.received_bytes, tally.received);
+        count(&stats.sent_bytes, tally.sent);
+        count(&stats.query_us, micros(tally.query));
+        count(&stats.transaction_us, micros(tally.transaction));
+    }
+
+    /// Says the last words to both sides and tidies up.
+    async fn finish(mut self, end: End) {
+        self.settle_server_run();
+        let clean = matches!(end, End::Terminated | End::ClientGone(_) | End::Fault(_));
+        if let Some(mut server) = self.server.take() {
+            self.detach(&mut server);
+            let idle = clean
+                && self.mode == Mode::Session
+                && server.core.is_free()
+                && server.passing.left == 0
+                && server.out.is_empty()
+                && self.run == 0;
+            if idle {
+                // In a task of its own: the client must not wait for the reset.
+                let (shared, params) = (Arc::clone(&self.shared), Arc::clone(&self.params));
+                shared.pools.with(|r, _, _| r.begin_reset(server.info.id));
+                tokio::spawn(async move {
+                    let fate = reset(&params, &mut server).await;
+                    shared.pools.release(server, fate);
+                });
+            } else {
+                self.shared.pools.release(server, Fate::Close(server_reason(&end)));
+            }
+        }
+        // Others may look for this client until here, and never afterwards.
+        self.shared.pools.dismiss(self.info.id);
+        self.shared.pools.with(|r, now, _| r.client_detached(now, self.context.pool));
+        lock(&self.shared.keys).revoke(&self.key);
+        self.shared.roster.remove_client(self.info.id);
+        count(&self.context.stats.received_bytes, self.tally.received);
+        count(&self.context.stats.sent_bytes, self.tally.sent);
+        self.tell(end).await;
+    }
+
+    async fn tell(&mut self, end: End) {
+        let age_s = Time::now().since(self.info.connected_at).as_secs();
+        let (reason, fault) = match end {
+            End::Terminated => ("client close request".into(), None),
+            End::ClientGone(reason) => (reason.into(), None),
+            // The server has told the client the reason itself.
+            End::ServerGone(reason) if self.server_said_fatal => (reason.into(), None),
+            End::ServerGone(reason) => {
+                (reason.into(), Some(Fault::fatal(Culprit::Server, reason).with_sqlstate("08006")))
+            }
+            End::Fault(fault) => (fault.text.clone(), Some(fault)),
+        };
+        if self.params.log.disconnections {
+            tracing::info!("{} closing because: {reason} (age={age_s}s)", self.info);
+        }
+        if let Some(fault) = &fault {
+            if self.params.log.pooler_errors {
+                tracing::warn!("{} pooler error: {}", self.info, fault.text);
+            }
+            reply::put_error(&mut self.out.bytes, fault);
+        }
+        // A client that does not read is not waited for.
+        let farewell = async {
+            poll_fn(|cx| self.poll_to_client(cx)).await?;
+            self.stream.shutdown().await
+        };
+        let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
+    }
+}
+
+/// How long a client may take to read its last message.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn server_reason(end: &End) -> &'static str {
+    match end {
+        End::Terminated | End::ClientGone(_) => "client disconnect while server was not ready",
+        End::ServerGone(reason) => reason,
+        End::Fault(fault) => match &*fault.text {
+            "query timeout" => "query timeout",
+            "idle transaction timeout" => "idle transaction timeout",
+            "transaction timeout" => "transaction timeout",
+            "database removed" => "database removed",
+            _ => "unclean server",
+        },
+    }
+}
+
+/// Runs server_reset_query.
+async fn reset(params: &Params, server: &mut Server) -> Fate {
+    if params.server_reset_query.is_empty() {
+        return Fate::Idle;
+    }
+    match server.run(&params.server_reset_query, RESET_TIMEOUT).await {
+        Ok(()) if server.core.is_free() => Fate::Idle,
+        Ok(()) => Fate::Close("reset query left a transaction open"),
+        Err(QueryError::Refused(fault)) => {
+            tracing::warn!("{} server_reset_query failed: {fault}", server.info);
+            Fate::Close("reset query failed")
+        }
+        Err(QueryError::Broken(reason)) => Fate::Close(if reason == CRASHED { CRASHED } else { "reset query failed" }),
+    }
+}
+
+/// How long server_reset_query may take.
+const RESET_TIMEOUT: Duration = Duration::from_secs(60);
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,115 @@
+//! What the pools ask of sessions: opening and closing servers, cancel requests, clients that must go.
+
+use std::sync::{Arc, Weak};
+
+use super::roster::Ending;
+use super::server::Server;
+use super::shared::{Shared, lock};
+use super::{cancel, open};
+use crate::clock::Time;
+use crate::fault::{Culprit, Fault};
+use crate::ids::{ClientId, PoolId, ServerId};
+use crate::pool::io::Host;
+use crate::pool::{DatabaseId, PoolEnd, UserId};
+
+/// See [`Host`].
+pub struct SessionHost {
+    // The pools hold the host and the shared state holds the pools.
+    shared: Weak<Shared>,
+}
+
+impl SessionHost {
+    /// The host of these sessions.
+    #[must_use]
+    pub fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::downgrade(shared) }
+    }
+}
+
+impl Host<Server> for SessionHost {
+    fn open(&self, server: ServerId, pool: PoolId) {
+        if let Some(shared) = self.shared.upgrade() {
+            open::spawn(&shared, server, pool);
+        }
+    }
+
+    fn open_cancel(&self, _carrier: ServerId, pool: PoolId, request: ClientId, target: ServerId) {
+        if let Some(shared) = self.shared.upgrade() {
+            cancel::spawn(&shared, pool, request, target);
+        }
+    }
+
+    fn drop_cancel(&self, request: ClientId, reason: &'static str) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        tracing::debug!("cancel request {request}: {reason}");
+        if let Some(task) = lock(&shared.cancels).remove(&request) {
+            task.abort();
+        }
+    }
+
+    fn close(&self, mut server: Box<Server>, reason: &'static str) {
+        let age_s = Time::now().since(server.info.connected_at).as_secs();
+        if let Some(shared) = self.shared.upgrade() {
+            shared.roster.remove_server(server.info.id);
+            if shared.params().log.disconnections {
+                tracing::info!("{} closing because: {reason} (age={age_s}s)", server.info);
+            }
+        }
+        server.say_goodbye();
+    }
+
+    fn abandon(&self, server: ServerId, reason: &'static str) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        if let Some(task) = lock(&shared.opening).remove(&server) {
+            task.abort();
+            tracing::info!("S-{:#x}: closing because: {reason} (age=0s)", server.0);
+            return;
+        }
+        // In a client's hands: that client cannot go on.
+        let holder = shared.roster.server(server).and_then(|info| info.link());
+        if let Some(client) = holder.and_then(|id| shared.roster.client(id)) {
+            client.end(Ending { fault: Fault::fatal(Culprit::Us, reason), at_once: true });
+        }
+    }
+
+    fn close_needed(&self, _server: ServerId, client: Option<ClientId>) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        if !shared.params().server_fast_close {
+            return;
+        }
+        if let Some(client) = client.and_then(|id| shared.roster.client(id)) {
+            let fault = Fault::fatal(Culprit::Us, "database configuration changed");
+            client.end(Ending { fault, at_once: false });
+        }
+    }
+
+    fn reserve_used(&self, _pool: PoolId, client: ClientId) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        if let Some(client) = shared.roster.client(client) {
+            tracing::warn!("{client} taking connection from reserve_pool");
+        }
+    }
+
+    fn pool_gone(&self, pool: PoolId, _database: DatabaseId, _user: UserId, why: PoolEnd) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let Some(context) = shared.context(pool) else { return };
+        let route = context.route();
+        match why {
+            PoolEnd::Idle(age) => tracing::info!(
+                "cleaning up idle pool for user {} on db {} because: pool idle timeout (age= {}s)",
+                route.server_user,
+                route.database.name,
+                age.as_secs()
+            ),
+            PoolEnd::Removed => {
+                for client in shared.roster.clients() {
+                    if client.pool() == Some(pool) {
+                        let fault = Fault::fatal(Culprit::Us, "database removed");
+                        client.end(Ending { fault, at_once: true });
+                    }
+                }
+            }
+        }
+        shared.forget_context(pool);
+    }
+}

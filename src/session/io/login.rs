@@ -1,0 +1,648 @@
+//! A client logs in: first packets, TLS, authentication, limits, welcome; all under one deadline.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use super::roster::{ClientInfo, Ending};
+use super::route::{ConsoleEntry, Entry, Params, Route, client_channel};
+use super::shared::{PoolContext, Reported, Shared, lock};
+use crate::auth::{
+    ClientLogin, Derivation, Evidence, LoginParams, MAX_PASSWORD_BYTES, Method, ScramKeys, ScramSecret, Secret, Step,
+};
+use crate::fault::{Culprit, Fault, Severity};
+use crate::ids::ClientId;
+use crate::net::buffer::Buffer;
+use crate::net::stream::{Peer, Stream};
+use crate::pool::io::Message;
+use crate::pool::{Seat, Welcome};
+use crate::session::params::Values;
+use crate::tls::{ALPN_POSTGRESQL, certificate_names_user, openssl_name, peer_common_name, protocol_name};
+use crate::wire::frame::{HEAD_LEN, head};
+use crate::wire::reply;
+use crate::wire::startup::{CancelKey, First, Startup, first, packet_len};
+
+/// The console's database name.
+pub const CONSOLE: &str = "pgbouncer";
+
+/// A client that has come in.
+pub struct LoggedIn {
+    /// Its stream, and what it has already sent.
+    pub stream: Stream,
+    /// See above.
+    pub input: Buffer,
+    /// What others know of it; it is in the roster.
+    pub info: Arc<ClientInfo>,
+    /// Its seat, to be given back.
+    pub seat: SeatGuard,
+    /// Where it goes.
+    pub to: Destination,
+}
+
+/// Where a client goes after its login.
+pub enum Destination {
+    /// To the console. It has had AuthenticationOk and nothing else.
+    Console {
+        /// Came in by the Unix socket as its owner.
+        back_door: bool,
+        /// The key for BackendKeyData.
+        key: CancelKey,
+    },
+    /// Into this pool; it has been welcomed.
+    Pool {
+        /// The pool.
+        context: Arc<PoolContext>,
+        /// Its tracked parameters.
+        values: Values,
+        /// Its cancel key.
+        key: CancelKey,
+    },
+}
+
+/// Gives a seat back when it is dropped.
+pub struct SeatGuard {
+    shared: Arc<Shared>,
+    seat: Option<Seat>,
+}
+
+impl SeatGuard {
+    /// Takes a seat for a socket just accepted.
+    #[must_use]
+    pub fn enter(shared: &Arc<Shared>) -> Self {
+        let seat = lock(&shared.limits).enter();
+        Self { shared: Arc::clone(shared), seat: Some(seat) }
+    }
+
+    /// Works on the seat under the lock of all limits.
+    ///
+    /// # Errors
+    /// What `call` says.
+    pub fn with(
+        &mut self,
+        call: impl FnOnce(&mut crate::pool::ClientLimits, &mut Seat) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        match &mut self.seat {
+            Some(seat) => call(&mut lock(&self.shared.limits), seat),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for SeatGuard {
+    fn drop(&mut self) {
+        if let Some(seat) = self.seat.take() {
+            lock(&self.shared.limits).leave(seat);
+        }
+    }
+}
+
+/// Why a login came to nothing.
+enum Failed {
+    /// Tell the client.
+    Fault(Fault),
+    /// Tell the client, and the log more than the client.
+    Refused(Fault, String),
+    /// The client is gone, or never was one; for the log.
+    Gone(String),
+    /// It was a cancel request, which is done.
+    Cancel,
+}
+
+impl From<Fault> for Failed {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Gone(format!("client unexpected eof ({error})"))
+    }
+}
+
+/// The client, as far as it has come.
+struct Arrival {
+    shared: Arc<Shared>,
+    params: Arc<Params>,
+    id: ClientId,
+    peer: Peer,
+    stream: Option<Stream>,
+    input: Buffer,
+    user: String,
+    database: String,
+}
+
+/// Lets a client in. `None`: it did not come in, everything has been said and logged. Not cancel-safe; a dropped login closes
+/// the connection.
+pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
+    let params = shared.params();
+    let mut seat = SeatGuard::enter(shared);
+    let mut arrival = Arrival {
+        id: ClientId(shared.ids.draw()),
+        shared: Arc::clone(shared),
+        peer: stream.peer(),
+        stream: Some(stream),
+        input: Buffer::default(),
+        user: String::new(),
+        database: String::new(),
+        params,
+    };
+    let limit = arrival.params.client_login_timeout;
+    let limit = if limit.is_zero() { Duration::from_secs(86_400 * 365) } else { limit };
+    let began = crate::clock::Time::now();
+    let result = match timeout(limit, Box::pin(arrival.run(&mut seat))).await {
+        Ok(Ok((info, to))) => Ok((info, to)),
+        Ok(Err(failed)) => Err(failed),
+        Err(_) => Err(Failed::Fault(Fault::fatal(Culprit::Client, "client_login_timeout").with_sqlstate("08P01"))),
+    };
+    match result {
+        Ok((info, to)) => {
+            let stream = arrival.stream.take()?;
+            Some(LoggedIn { stream, input: std::mem::take(&mut arrival.input), info, seat, to })
+        }
+        Err(failed) => {
+            drop(seat);
+            shared.roster.remove_client(arrival.id);
+            shared.pools.dismiss(arrival.id);
+            arrival.turn_away(failed, crate::clock::Time::now().since(began).as_secs()).await;
+            None
+        }
+    }
+}
+
+impl Arrival {
+    fn name(&self) -> String {
+        let or = |text: &str, otherwise: &str| if text.is_empty() { otherwise.to_owned() } else { text.to_owned() };
+        format!(
+            "C-{:#x}: {}/{}@{}",
+            self.id.0,
+            or(&self.database, "(nodb)"),
+            or(&self.user, "(nouser)"),
+            super::roster::place(&self.peer)
+        )
+    }
+
+    async fn turn_away(&mut self, failed: Failed, age_s: u64) {
+        let name = self.name();
+        let (fault, reason) = match failed {
+            Failed::Fault(fault) => (fault, String::new()),
+            Failed::Refused(fault, reason) => (fault, reason),
+            Failed::Gone(reason) => {
+                tracing::debug!("{name} closing because: {reason} (age={age_s}s)");
+                return;
+            }
+            Failed::Cancel => return,
+        };
+        if self.params.log.disconnections {
+            tracing::info!("{name} closing because: {} (age={age_s}s)", fault.text);
+        }
+        if self.params.log.pooler_errors {
+            let reason = if reason.is_empty() { reason } else { format!(" ({reason})") };
+            tracing::warn!("{name} pooler error: {}{reason}", fault.text);
+        }
+        if let Some(stream) = &mut self.stream {
+            let mut out = Vec::new();
+            reply::put_error(&mut out, &Fault { severity: Severity::Fatal, ..fault });
+            // A client that does not listen is not waited for.
+            let _ = timeout(Duration::from_secs(1), async {
+                stream.write_all(&out).await?;
+                stream.flush().await?;
+                stream.shutdown().await
+            })
+            .await;
+        }
+    }
+
+    async fn run(&mut self, seat: &mut SeatGuard) -> Result<(Arc<ClientInfo>, Destination), Failed> {
+        let startup = self.first_packets().await?;
+        self.names(&startup)?;
+        let console = self.database == CONSOLE;
+        seat.with(|limits, _| limits.admit(console))?;
+        if startup.needs_negotiation() {
+            let mut out = Vec::new();
+            reply::put_negotiate_protocol_version(&mut out, startup.negotiated(), startup.extensions());
+            self.send(&out).await?;
+        }
+        let tls = self.stream.as_ref().map(tls_text).unwrap_or_default();
+        if self.params.tls_required && tls.is_empty() && !matches!(self.peer, Peer::Unix { .. }) {
+            return Err(Fault::fatal(Culprit::Client, "SSL required").into());
+        }
+        let local = self.stream.as_ref().and_then(Stream::local_addr);
+        let info = ClientInfo::new(self.id, self.database.clone(), self.user.clone(), self.peer, local, tls);
+        let info = Arc::new(info);
+        // From here on the client's task is the one that is polled now.
+        poll_fn(|cx| {
+            info.mailbox.bind(cx.waker());
+            std::task::Poll::Ready(())
+        })
+        .await;
+        let to = if console {
+            self.into_console(&startup, &info).await?
+        } else {
+            self.into_pool(&startup, &info, seat).await?
+        };
+        Ok((info, to))
+    }
+
+    async fn into_console(&mut self, startup: &Startup, info: &Arc<ClientInfo>) -> Result<Destination, Failed> {
+        let own_uid = nix::unistd::getuid().as_raw();
+        let owner = matches!(self.peer, Peer::Unix { uid: Some(uid), .. } if uid == own_uid);
+        let back_door = match self.shared.directory().console(&self.user, owner) {
+            ConsoleEntry::Denied(fault) => return Err(fault.into()),
+            ConsoleEntry::BackDoor => {
+                tracing::info!("{} pgbouncer access from unix socket", self.name());
+                true
+            }
+            ConsoleEntry::AfterLogin => {
+                self.authenticate().await?;
+                false
+            }
+        };
+        self.log_attempt(info);
+        self.shared.roster.add_client(Arc::clone(info));
+        self.send(reply::AUTHENTICATION_OK).await?;
+        Ok(Destination::Console { back_door, key: self.issue_key(startup) })
+    }
+
+    async fn into_pool(
+        &mut self,
+        startup: &Startup,
+        info: &Arc<ClientInfo>,
+        seat: &mut SeatGuard,
+    ) -> Result<Destination, Failed> {
+        let entry = self.shared.directory().find(&self.database, &self.user);
+        let mut values = self.startup_values(startup)?;
+        let accepted = self.authenticate().await?;
+        let route = match entry {
+            Entry::Pool(route) => route,
+            Entry::Fail(fault) => return Err(fault.into()),
+        };
+        self.log_attempt(info);
+        seat.with(|limits, seat| limits.admit_database(seat, route.database.id, false))?;
+        seat.with(|limits, seat| limits.admit_user(seat, route.user, false))?;
+        if self.shared.pools.with(|r, _, _| r.is_disabled(route.database.id)) {
+            let text = format!("database \"{}\" is disabled", self.database);
+            return Err(Fault::fatal(Culprit::Us, text).into());
+        }
+        let context = self.shared.context_for(&route);
+        if let Some(keys) = accepted.filter(|_| route.database.forced_user.is_none()) {
+            *lock(&context.pass_through) = Some(keys);
+        }
+        let reported = self.reported(&context, info, &route).await?;
+        values.fill_unset(&reported.values);
+        let key = self.issue_key(startup);
+        let welcome = welcome(&self.params, &reported, &values, &key);
+        info.set_pool(context.pool);
+        self.shared.roster.add_client(Arc::clone(info));
+        context.stats.logins.fetch_add(1, Ordering::Relaxed);
+        info.set_doing(super::roster::Doing::Idle);
+        if let Some(index) = self.params.tracked.index(b"application_name") {
+            *lock(&info.application_name) = String::from_utf8_lossy(values.get(index).unwrap_or_default()).into_owned();
+        }
+        self.send(&welcome).await?;
+        Ok(Destination::Pool { context, values, key })
+    }
+
+    fn log_attempt(&self, info: &ClientInfo) {
+        if self.params.log.connections {
+            let tls = if info.tls.is_empty() { "no" } else { &info.tls };
+            let name = self.name();
+            tracing::info!("{name} login attempt: db={} user={} tls={tls} replication=no", self.database, self.user);
+        }
+    }
+
+    /// The parameters of the pool's servers, for which a first server may have to be opened.
+    async fn reported(&self, context: &PoolContext, info: &Arc<ClientInfo>, route: &Route) -> Result<Reported, Failed> {
+        self.shared.pools.enrol(self.id, Arc::clone(&info.mailbox));
+        match self.shared.pools.await_welcome(context.pool, self.id) {
+            Welcome::Known => {}
+            Welcome::Refused(fault) => return Err(fault.into()),
+            Welcome::Queued => {
+                let limit = route.timeouts.query_wait;
+                let limit = if limit.is_zero() { Duration::from_secs(86_400 * 365) } else { limit };
+                let letter = poll_fn(|_| match (info.mailbox.take(), info.ending()) {
+                    (Some(letter), _) => std::task::Poll::Ready(Ok(letter)),
+                    (None, Some(Ending { fault, .. })) => std::task::Poll::Ready(Err(fault)),
+                    (None, None) => std::task::Poll::Pending,
+                });
+                match timeout(limit, letter).await {
+                    Err(_) => return Err(Fault::fatal(Culprit::Us, "query_wait_timeout").into()),
+                    Ok(Err(fault)) | Ok(Ok(Message::Refuse(fault))) => return Err(fault.into()),
+                    Ok(Ok(Message::Welcome | Message::Grant { .. })) => {}
+                }
+            }
+        }
+        let reported = lock(&context.reported).clone();
+        Ok(reported.unwrap_or_else(|| Reported { fixed: Vec::new(), values: Values::unset(&self.params.tracked) }))
+    }
+
+    fn issue_key(&self, startup: &Startup) -> CancelKey {
+        loop {
+            let random = self.shared.random_key();
+            if let Some(key) = lock(&self.shared.keys).issue(self.id, startup.negotiated(), &random) {
+                return key;
+            }
+        }
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), Failed> {
+        let Some(stream) = &mut self.stream else { return Err(Failed::Gone("client unexpected eof".into())) };
+        stream.write_all(bytes).await?;
+        Ok(stream.flush().await?)
+    }
+
+    async fn fill(&mut self) -> Result<(), Failed> {
+        let (input, Some(stream)) = (&mut self.input, &mut self.stream) else {
+            return Err(Failed::Gone("client unexpected eof".into()));
+        };
+        if input.is_full() {
+            let want = input.len() + 1;
+            input.make_room(want);
+        }
+        if poll_fn(|cx| input.poll_fill(cx, stream)).await? == 0 {
+            return Err(Failed::Gone("client unexpected eof".into()));
+        }
+        Ok(())
+    }
+
+    /// Reads up to the startup message; answers what may come before it.
+    async fn first_packets(&mut self) -> Result<Startup, Failed> {
+        let (mut asked_tls, mut asked_gss) = (false, false);
+        loop {
+            if self.input.bytes().first() == Some(&TLS_HANDSHAKE) && !asked_tls && !asked_gss {
+                asked_tls = true;
+                self.direct_tls().await?;
+                continue;
+            }
+            let bad = |error: crate::wire::startup::BadFirst| Fault::fatal(Culprit::Client, error.to_string());
+            let len = packet_len(self.input.bytes()).map_err(bad)?;
+            let Some(packet) = len.and_then(|len| self.input.bytes().get(..len)) else {
+                self.fill().await?;
+                continue;
+            };
+            let (packet, len) = (first(packet).map_err(bad)?, packet.len());
+            self.input.consume(len);
+            match packet {
+                First::Startup(startup) => return Ok(startup),
+                First::Cancel(key) => {
+                    // Released before the request is carried, which may take long.
+                    self.stream = None;
+                    super::cancel::request(&self.shared, self.id, &key).await;
+                    return Err(Failed::Cancel);
+                }
+                First::Gss if !asked_gss => {
+                    asked_gss = true;
+                    self.send(b"N").await?;
+                }
+                First::Ssl if !asked_tls => {
+                    asked_tls = true;
+                    self.on_ssl_request().await?;
+                }
+                First::Gss | First::Ssl => {
+                    return Err(Fault::fatal(Culprit::Client, "encryption was requested twice").into());
+                }
+            }
+        }
+    }
+
+    async fn on_ssl_request(&mut self) -> Result<(), Failed> {
+        let Some(acceptor) = self.params.acceptor.clone().filter(|_| !matches!(self.peer, Peer::Unix { .. })) else {
+            return self.send(b"N").await;
+        };
+        if !self.input.is_empty() {
+            // Sent in the clear behind the request: somebody in between may have put it there.
+            return Err(Fault::fatal(Culprit::Client, "received unencrypted data after SSL request").into());
+        }
+        self.send(b"S").await?;
+        self.accept_tls(acceptor.config(), Vec::new()).await
+    }
+
+    async fn direct_tls(&mut self) -> Result<(), Failed> {
+        let Some(acceptor) = self.params.acceptor.clone().filter(|_| !matches!(self.peer, Peer::Unix { .. })) else {
+            return Err(Failed::Gone("direct TLS connection, but client_tls_sslmode is disable".into()));
+        };
+        let prefix = self.input.bytes().to_vec();
+        self.input.consume(prefix.len());
+        self.accept_tls(acceptor.config(), prefix).await?;
+        if self.stream.as_ref().and_then(Stream::alpn) != Some(ALPN_POSTGRESQL) {
+            return Err(Failed::Gone("direct TLS connection without ALPN postgresql".into()));
+        }
+        Ok(())
+    }
+
+    async fn accept_tls(&mut self, config: &Arc<rustls::ServerConfig>, prefix: Vec<u8>) -> Result<(), Failed> {
+        let Some(stream) = self.stream.take() else { return Err(Failed::Gone("client unexpected eof".into())) };
+        match stream.accept_tls(Arc::clone(config), prefix).await {
+            Ok(stream) => {
+                self.stream = Some(stream);
+                Ok(())
+            }
+            Err(error) => {
+                let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+                let text = inner.map_or_else(|| error.to_string(), crate::tls::failure_text);
+                tracing::warn!("{} TLS handshake error: handshake failed: {text}", self.name());
+                Err(Failed::Gone("TLS handshake failed".into()))
+            }
+        }
+    }
+
+    fn names(&mut self, startup: &Startup) -> Result<(), Failed> {
+        let text = |name: &'static str| -> Result<Option<String>, Fault> {
+            let Some(value) = startup.get(name).filter(|v| !v.is_empty()) else { return Ok(None) };
+            let text = std::str::from_utf8(value);
+            let text = text.map_err(|_| Fault::fatal(Culprit::Client, format!("{name} is not valid UTF-8")))?;
+            Ok(Some(text.to_owned()))
+        };
+        let user = text("user")?;
+        self.user = user.ok_or_else(|| Fault::fatal(Culprit::Client, "no username supplied"))?;
+        self.database = text("database")?.unwrap_or_else(|| self.user.clone());
+        if startup.get("replication").is_some_and(|v| !matches!(v, b"no" | b"false" | b"off" | b"0")) {
+            let text = "replication connections are not supported; connect to the server directly";
+            return Err(Fault::fatal(Culprit::Client, text).with_sqlstate("0A000").into());
+        }
+        Ok(())
+    }
+
+    /// The tracked parameters of the startup message; one that is neither tracked nor ignored is refused, as by PgBouncer.
+    fn startup_values(&self, startup: &Startup) -> Result<Values, Failed> {
+        let mut values = Values::unset(&self.params.tracked);
+        for (name, value) in &startup.params {
+            if matches!(&**name, b"user" | b"database" | b"replication") || name.starts_with(b"_pq_.") {
+                continue;
+            }
+            let name_text = String::from_utf8_lossy(name);
+            let ignored = self.params.ignored_startup_parameters.iter().any(|i| i.eq_ignore_ascii_case(&name_text));
+            if let Some(index) = self.params.tracked.index(name) {
+                values.set(index, value);
+            } else if ignored {
+            } else if &**name == b"options" {
+                self.options(value, &mut values)?;
+            } else {
+                let text = format!("unsupported startup parameter: {name_text}");
+                return Err(Fault::fatal(Culprit::Client, text).into());
+            }
+        }
+        if self.params.application_name_add_host
+            && let Some(index) = self.params.tracked.index(b"application_name")
+        {
+            let name = values.get(index).filter(|v| !v.is_empty()).unwrap_or(b"app");
+            let full = [name, b" - ", super::roster::place(&self.peer).as_bytes()].concat();
+            values.set(index, &full);
+        }
+        Ok(values)
+    }
+
+    /// The startup parameter `options`: `-c name=value` and `--name=value` of tracked parameters.
+    fn options(&self, options: &[u8], values: &mut Values) -> Result<(), Failed> {
+        let words = crate::session::params::option_words(options);
+        let mut words = words.iter().map(Vec::as_slice);
+        while let Some(word) = words.next() {
+            let setting = match word {
+                b"-c" => words.next(),
+                _ => word.strip_prefix(b"-c").or_else(|| word.strip_prefix(b"--")),
+            };
+            let split = setting.and_then(|s| s.iter().position(|&b| b == b'=').map(|at| s.split_at(at)));
+            let Some((name, value)) = split else {
+                let text = "unsupported options startup parameter: only '-c config=val' and '--config=val' are allowed";
+                return Err(Fault::fatal(Culprit::Client, text).into());
+            };
+            let name: Vec<u8> = name.iter().map(|&b| if b == b'-' { b'_' } else { b }).collect();
+            let text = String::from_utf8_lossy(&name);
+            let ignored = self.params.ignored_startup_parameters.iter().any(|i| i.eq_ignore_ascii_case(&text));
+            match self.params.tracked.index(&name) {
+                Some(index) => values.set(index, value.get(1..).unwrap_or_default()),
+                None if ignored => {}
+                None => {
+                    let text = format!("unsupported startup parameter in options: {text}");
+                    return Err(Fault::fatal(Culprit::Client, text).into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn authenticate(&mut self) -> Result<Option<crate::auth::PassThrough>, Failed> {
+        let secret = self.shared.directory().secret(&self.user);
+        let tls = self.stream.as_ref().is_some_and(Stream::needs_flush);
+        let evidence = self.evidence();
+        let cached = None::<ScramSecret>;
+        let (mut machine, mut step) = ClientLogin::start(LoginParams {
+            method: self.params.method,
+            user: self.user.as_bytes(),
+            secret: secret.as_ref(),
+            cached: cached.as_ref(),
+            mock_kind: self.params.mock_kind,
+            scram_iterations: self.params.scram_iterations,
+            channel: client_channel(self.params.acceptor.as_deref(), tls),
+            evidence,
+            entropy: self.shared.entropy(),
+        });
+        loop {
+            step = match step {
+                Step::Send(bytes) => {
+                    self.send(&bytes).await?;
+                    let body = self.password_message().await?;
+                    machine.on_message(&body)
+                }
+                Step::Derive(derivation) => {
+                    let keys = derive(&self.shared, secret.as_ref(), derivation).await;
+                    let keys = keys.ok_or_else(|| Fault::fatal(Culprit::Us, "internal error in authentication"))?;
+                    machine.on_keys(&keys)
+                }
+                Step::Refused(refusal) => {
+                    return Err(Failed::Refused(refusal.fault, refusal.reason.into_owned()));
+                }
+                Step::Accepted(accepted) => {
+                    if !accepted.reply.is_empty() {
+                        self.send(&accepted.reply).await?;
+                    }
+                    return Ok(accepted.pass_through);
+                }
+            };
+        }
+    }
+
+    fn evidence(&self) -> Evidence {
+        if self.params.method != Method::Cert {
+            return Evidence::None;
+        }
+        match self.stream.as_ref().and_then(Stream::peer_certificate) {
+            None => Evidence::None,
+            Some(der) if certificate_names_user(&der, &self.user) => Evidence::Matches,
+            Some(der) => {
+                let name = peer_common_name(&der).unwrap_or_default();
+                Evidence::Mismatch(format!("the certificate is for \"{name}\"").into())
+            }
+        }
+    }
+
+    async fn password_message(&mut self) -> Result<Vec<u8>, Failed> {
+        loop {
+            let bad = |_| Fault::fatal(Culprit::Client, "bad packet header");
+            if let Some(head) = head(self.input.bytes()).map_err(bad)? {
+                if head.tag != b'p' || head.total > MAX_PASSWORD_BYTES + 1024 {
+                    return Err(Fault::fatal(Culprit::Client, "unexpected message during authentication").into());
+                }
+                if let Some(body) = self.input.bytes().get(HEAD_LEN..head.total) {
+                    let body = body.to_vec();
+                    self.input.consume(head.total);
+                    return Ok(body);
+                }
+                self.input.make_room(head.total);
+            }
+            self.fill().await?;
+        }
+    }
+}
+
+/// The first byte of a TLS record that begins a hand-shake.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Runs a key derivation off the workers, or takes its result from the cache. `None` if the thread for it failed.
+pub(super) async fn derive(shared: &Shared, secret: Option<&Secret>, derivation: Derivation) -> Option<ScramKeys> {
+    let (salt, iterations) = (derivation.salt().to_vec(), derivation.iterations());
+    // Only what is on file may be kept: a wrong guess of a client must not fill the cache.
+    let secret = secret.filter(|_| derivation.of_stored_password());
+    if let Some(keys) = secret.and_then(|s| shared.derived_keys(s, &salt, iterations)) {
+        return Some(keys);
+    }
+    let keys = tokio::task::spawn_blocking(move || derivation.run()).await.ok()?;
+    if let Some(secret) = secret {
+        shared.keep_derived_keys(secret, &salt, iterations, &keys);
+    }
+    Some(keys)
+}
+
+/// Everything from AuthenticationOk to the first ReadyForQuery.
+fn welcome(params: &Params, reported: &Reported, values: &Values, key: &CancelKey) -> Vec<u8> {
+    let mut out = Vec::with_capacity(512);
+    out.extend_from_slice(reply::AUTHENTICATION_OK);
+    for (name, value) in &reported.fixed {
+        reply::put_parameter_status(&mut out, name, value);
+    }
+    for (index, name) in params.tracked.names().enumerate() {
+        if let Some(value) = values.get(index) {
+            reply::put_parameter_status(&mut out, name.as_bytes(), value);
+        }
+    }
+    reply::put_backend_key_data(&mut out, key);
+    if !params.login_notify_message.is_empty() {
+        reply::put_notice(&mut out, &params.login_notify_message);
+    }
+    out.extend_from_slice(reply::READY_IDLE);
+    out
+}
+
+/// `TLSv1.3/TLS_AES_256_GCM_SHA384`, or empty without TLS.
+#[must_use]
+pub fn tls_text(stream: &Stream) -> String {
+    stream
+        .tls()
+        .map(|(version, suite)| format!("{}/{}", protocol_name(version), openssl_name(suite)))
+        .unwrap_or_default()
+}

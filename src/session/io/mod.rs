@@ -1,0 +1,15 @@
+//! The driver of sessions: logs clients in, lends them servers, relays between the two, carries cancel requests, opens servers.
+//! All files of this folder are impure, as a file named `io.rs` is. It decides by asking the cores, and must never know the
+//! configuration: what it needs of it stands in [`route::Params`] and [`route::Route`], which the daemon builds.
+
+pub mod cancel;
+pub mod client;
+pub mod host;
+pub mod login;
+pub mod open;
+pub mod relay;
+pub mod roster;
+pub mod route;
+pub mod server;
+pub mod shared;
+pub mod timer;

@@ -1,0 +1,331 @@
+//! Opening a server: choose a host, dial, TLS, log in, run connect_query; all under one deadline.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use super::roster::ServerInfo;
+use super::route::{Host, Params, Route};
+use super::server::{QueryError, Server, server_fault};
+use super::shared::{PoolContext, Reported, Shared, lock};
+use crate::auth::{Channel, Credential, ServerLogin, ServerStep};
+use crate::fault::{Culprit, Fault};
+use crate::ids::{PoolId, ServerId};
+use crate::net::buffer::Buffer;
+use crate::net::dial::{DialError, Target, dial};
+use crate::net::stream::Stream;
+use crate::pool::Failure;
+use crate::session::params::Values;
+use crate::session::server::ServerCore;
+use crate::tls::{SslMode, failure_text, server_end_point_hash};
+use crate::wire::frame::{HEAD_LEN, cstr, head};
+use crate::wire::startup::{CancelKey, PROTOCOL_3_0, put_ssl_request, put_startup};
+
+/// Why a server could not be opened.
+enum OpenError {
+    /// No word of this user was spoken; clients go on waiting.
+    Connect(String),
+    /// The server said no.
+    Login(Fault),
+    /// We could not log in with what we have.
+    Refused(Fault, String),
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        Self::Connect(format!("server conn crashed? ({error})"))
+    }
+}
+
+/// The longest message that a server may send while it lets us in, in bytes.
+const LOGIN_MESSAGE_LEN_MAX: usize = 1024 * 1024;
+
+/// Begins to open a server; the pools hear how it went.
+pub(super) fn spawn(shared: &Arc<Shared>, id: ServerId, pool: PoolId) {
+    let Some(context) = shared.context(pool) else {
+        shared.pools.failed(id, Failure::Connect("pool is gone".into()));
+        return;
+    };
+    let shared_in = Arc::clone(shared);
+    // Locked while spawning, so that the task cannot end before its handle is here.
+    let mut opening = lock(&shared.opening);
+    let task = tokio::spawn(async move { run(&shared_in, id, &context).await });
+    opening.insert(id, task.abort_handle());
+}
+
+async fn run(shared: &Arc<Shared>, id: ServerId, context: &Arc<PoolContext>) {
+    let params = shared.params();
+    let route = context.route();
+    let limit = params.server_connect_timeout;
+    let limit = if limit.is_zero() { Duration::from_secs(86_400) } else { limit };
+    let host = choose_host(context, &route);
+    let result = match timeout(limit, open(shared, id, context, &route, &params, host)).await {
+        Ok(result) => result,
+        Err(_) => Err(OpenError::Connect("connect timeout".into())),
+    };
+    lock(&shared.opening).remove(&id);
+    match result {
+        Ok(server) => {
+            shared.roster.add_server(Arc::clone(&server.info));
+            if route.database.round_robin {
+                context.host_turn.fetch_add(1, Ordering::Relaxed);
+            }
+            shared.pools.ready(Box::new(server));
+        }
+        Err(error) => {
+            context.host_turn.fetch_add(1, Ordering::Relaxed);
+            report(shared, id, context, &route, host, error);
+        }
+    }
+}
+
+fn report(shared: &Shared, id: ServerId, context: &PoolContext, route: &Route, host: &Host, error: OpenError) {
+    let who = prefix(id, route, host);
+    match error {
+        OpenError::Connect(reason) => {
+            tracing::info!("{who} closing because: {reason} (age=0s)");
+            shared.pools.failed(id, Failure::Connect(reason));
+        }
+        OpenError::Login(fault) => {
+            tracing::warn!("{who} server login failed: {} {}", fault.severity.as_str(), fault.text);
+            tracing::info!("{who} closing because: {} (age=0s)", fault.text);
+            // Keys that the server does not take are no use to anybody; the next client brings its own.
+            *lock(&context.pass_through) = None;
+            shared.pools.failed(id, Failure::Login(fault));
+        }
+        OpenError::Refused(fault, reason) => {
+            tracing::warn!("{who} {} {reason}", fault.text);
+            tracing::info!("{who} closing because: {} (age=0s)", fault.text);
+            shared.pools.failed(id, Failure::Login(fault));
+        }
+    }
+}
+
+fn prefix(id: ServerId, route: &Route, host: &Host) -> String {
+    let place = match &host.target {
+        Target::Unix(_) => "unix".to_owned(),
+        Target::Ip(ip, port) => std::net::SocketAddr::new(*ip, *port).to_string(),
+        Target::Name(name, port) => format!("{name}:{port}"),
+    };
+    format!("S-{:#x}: {}/{}@{place}", id.0, route.database.name, route.server_user)
+}
+
+fn choose_host<'a>(context: &PoolContext, route: &'a Route) -> &'a Host {
+    let turn = context.host_turn.load(Ordering::Relaxed);
+    // A route has at least one host; the daemon sees to that.
+    route.database.hosts.get(turn % route.database.hosts.len().max(1)).unwrap_or(&NOWHERE)
+}
+
+static NOWHERE: std::sync::LazyLock<Host> =
+    std::sync::LazyLock::new(|| Host { target: Target::Name(String::new(), 0), name: String::new() });
+
+async fn open(
+    shared: &Arc<Shared>,
+    id: ServerId,
+    context: &Arc<PoolContext>,
+    route: &Route,
+    params: &Params,
+    host: &Host,
+) -> Result<Server, OpenError> {
+    let stream = connect(params, host).await?;
+    let local = stream.local_addr();
+    if params.log.connections {
+        let from = local.map(|a| format!(" (from {a})")).unwrap_or_default();
+        tracing::info!("{} new connection to server{from}", prefix(id, route, host));
+    }
+    let mut login = Login::new(shared, context, route, stream);
+    login.start(route).await?;
+    let answer = login.finish(params).await?;
+    let Login { stream, .. } = login;
+    let info = Arc::new(ServerInfo::new(
+        id,
+        route.database.name.clone(),
+        route.server_user.clone(),
+        stream.peer(),
+        local,
+        super::login::tls_text(&stream),
+        answer.key.map(|key| (host.target.clone(), key)),
+    ));
+    let core = ServerCore::new(Arc::clone(&params.tracked), answer.reported.values.clone());
+    *lock(&context.reported) = Some(answer.reported);
+    let mut server = Server::new(info, Arc::clone(context), stream, core);
+    if let Some(query) = &route.database.connect_query {
+        match server.run(query.as_bytes(), Duration::ZERO).await {
+            Ok(()) => {}
+            Err(QueryError::Refused(fault)) => tracing::warn!("{} connect_query failed: {fault}", server.info),
+            Err(QueryError::Broken(reason)) => return Err(OpenError::Connect(reason.to_owned())),
+        }
+    }
+    Ok(server)
+}
+
+/// Dials and, if the mode and the server want it, turns TLS on (PostgreSQL docs, "SSL Session Encryption").
+pub(super) async fn connect_for(params: &Params, target: &Target, name: &str) -> Result<Stream, String> {
+    let stream = match dial(target, &params.tcp).await {
+        Ok(stream) => stream,
+        Err(error @ DialError::Dns(_)) => return Err(error.to_string()),
+        Err(DialError::Connect(source)) => {
+            tracing::debug!("connect to {target:?} failed: {source}");
+            return Err("connect failed".to_owned());
+        }
+    };
+    let mode = params.connector.sslmode();
+    if mode == SslMode::Disable || stream.is_unix() {
+        return Ok(stream);
+    }
+    negotiate_tls(params, stream, mode, name).await
+}
+
+async fn connect(params: &Params, host: &Host) -> Result<Stream, OpenError> {
+    connect_for(params, &host.target, &host.name).await.map_err(OpenError::Connect)
+}
+
+async fn negotiate_tls(params: &Params, mut stream: Stream, mode: SslMode, name: &str) -> Result<Stream, String> {
+    let mut request = Vec::new();
+    put_ssl_request(&mut request);
+    let mut answer = [0];
+    let asked = async {
+        stream.write_all(&request).await?;
+        // Exactly one byte: anything that came behind it in the clear must be seen by TLS, which refuses it.
+        stream.read_exact(&mut answer).await
+    };
+    asked.await.map_err(|error| format!("server conn crashed? ({error})"))?;
+    match answer {
+        [b'S'] => {}
+        [b'N'] if matches!(mode, SslMode::Allow | SslMode::Prefer) => return Ok(stream),
+        [b'N'] => return Err("server refused SSL".to_owned()),
+        _ => return Err("server gave an unknown answer to the request for SSL".to_owned()),
+    }
+    let (config, name) = params.connector.dial(name).map_err(|error| error.to_string())?;
+    stream.connect_tls(config, name).await.map_err(|error| {
+        let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+        let text = inner.map_or_else(|| error.to_string(), failure_text);
+        tracing::warn!("TLS handshake error: handshake failed: {text}");
+        format!("TLS handshake error: handshake failed: {text}")
+    })
+}
+
+struct Login<'a> {
+    shared: &'a Arc<Shared>,
+    stream: Stream,
+    input: Buffer,
+    machine: ServerLogin,
+    route: &'a Route,
+}
+
+struct Answer {
+    key: Option<CancelKey>,
+    reported: Reported,
+}
+
+impl<'a> Login<'a> {
+    fn new(shared: &'a Arc<Shared>, context: &'a PoolContext, route: &'a Route, stream: Stream) -> Self {
+        let channel = match &stream {
+            Stream::Connected(_) => Channel::Tls(stream.peer_certificate().as_deref().and_then(server_end_point_hash)),
+            _ => Channel::Clear,
+        };
+        let keys = lock(&context.pass_through).clone();
+        let credential = Credential::choose(route.server_secret.as_ref(), keys.as_ref());
+        let machine = ServerLogin::new(route.server_user.as_bytes(), credential, channel, &shared.entropy());
+        Self { shared, stream, input: Buffer::default(), machine, route }
+    }
+
+    async fn start(&mut self, route: &Route) -> io::Result<()> {
+        let mut packet = Vec::new();
+        let fixed = [("user", route.server_user.as_str()), ("database", route.database.dbname.as_str())];
+        let entry = route.database.startup.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let params = fixed.into_iter().chain(entry).map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        put_startup(&mut packet, PROTOCOL_3_0, params);
+        self.send(&packet).await
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
+    }
+
+    /// Reads one whole message: its tag and body.
+    async fn receive(&mut self) -> Result<(u8, Vec<u8>), OpenError> {
+        loop {
+            let bad = |_| OpenError::Connect("bad packet header from server".into());
+            if let Some(head) = head(self.input.bytes()).map_err(bad)? {
+                if head.total > LOGIN_MESSAGE_LEN_MAX {
+                    return Err(OpenError::Connect("server sent a message of excessive length at login".into()));
+                }
+                if let Some(body) = self.input.bytes().get(HEAD_LEN..head.total) {
+                    let body = body.to_vec();
+                    self.input.consume(head.total);
+                    return Ok((head.tag, body));
+                }
+                self.input.make_room(head.total);
+            }
+            if self.input.is_full() {
+                let want = self.input.len() + 1;
+                self.input.make_room(want);
+            }
+            if poll_fn(|cx| self.input.poll_fill(cx, &mut self.stream)).await? == 0 {
+                return Err(OpenError::Connect("server conn crashed?".into()));
+            }
+        }
+    }
+
+    async fn finish(&mut self, params: &Params) -> Result<Answer, OpenError> {
+        let mut reported = Reported { fixed: Vec::new(), values: Values::unset(&params.tracked) };
+        let mut key = None;
+        loop {
+            let (tag, body) = self.receive().await?;
+            match tag {
+                b'R' => self.authenticate(&body).await?,
+                b'S' => {
+                    let Some((name, rest)) = cstr(&body) else { continue };
+                    let Some((value, _)) = cstr(rest) else { continue };
+                    match params.tracked.index(name) {
+                        Some(index) => reported.values.set(index, value),
+                        None => reported.fixed.push((name.into(), value.into())),
+                    }
+                }
+                b'K' => {
+                    if let Some((pid, secret)) = body.split_first_chunk::<4>() {
+                        key = Some(CancelKey { pid: u32::from_be_bytes(*pid), secret: secret.into() });
+                    }
+                }
+                b'E' => {
+                    let fault = server_fault(&body);
+                    return Err(OpenError::Login(Fault { severity: crate::fault::Severity::Fatal, ..fault }));
+                }
+                b'Z' => return Ok(Answer { key, reported }),
+                b'N' | b'v' => {}
+                _ => return Err(OpenError::Connect("unexpected message from server at login".into())),
+            }
+        }
+    }
+
+    async fn authenticate(&mut self, body: &[u8]) -> Result<(), OpenError> {
+        let refused = |refusal: Box<crate::auth::Refusal>| {
+            OpenError::Refused(refusal.fault.clone(), refusal.reason.clone().into_owned())
+        };
+        let mut step = self.machine.on_auth(body).map_err(refused)?;
+        loop {
+            match step {
+                ServerStep::Ok | ServerStep::Wait => return Ok(()),
+                ServerStep::Send(bytes) => return Ok(self.send(&bytes).await?),
+                ServerStep::Derive(derivation) => {
+                    let keys = super::login::derive(self.shared, self.route.server_secret.as_ref(), derivation).await;
+                    let keys = keys.ok_or_else(|| {
+                        OpenError::Refused(
+                            Fault::fatal(Culprit::Us, "server login failed: internal error"),
+                            String::new(),
+                        )
+                    })?;
+                    step = self.machine.on_keys(&keys).map_err(refused)?;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! Who is connected: what SHOW CLIENTS and SHOW SERVERS tell, kept in atomics so that the relay pays a few plain stores.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustc_hash::FxHashMap;
+
+use super::server::Server;
+use crate::clock::Time;
+use crate::fault::Fault;
+use crate::ids::{ClientId, PoolId, ServerId};
+use crate::net::dial::Target;
+use crate::net::stream::Peer;
+use crate::pool::io::Mailbox;
+use crate::wire::startup::CancelKey;
+
+/// What a client is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Doing {
+    /// Still logging in; not listed.
+    Login = 0,
+    /// Has no server and wants none.
+    Idle = 1,
+    /// Waits for a server.
+    Waiting = 2,
+    /// Has a server.
+    Active = 3,
+}
+
+const NO_POOL: u64 = u64::MAX;
+
+/// One client as others see it.
+#[derive(Debug)]
+pub struct ClientInfo {
+    /// Its id.
+    pub id: ClientId,
+    /// The database that it asked for.
+    pub database: String,
+    /// Its user name.
+    pub user: String,
+    /// Where it is.
+    pub peer: Peer,
+    /// Our end, if over IP.
+    pub local: Option<SocketAddr>,
+    /// When it came.
+    pub connected_at: Time,
+    /// `version/cipher`, or empty.
+    pub tls: String,
+    /// application_name at login and after.
+    pub application_name: Mutex<String>,
+    /// Where the pool reaches it.
+    pub mailbox: Arc<Mailbox<Server>>,
+    pool: AtomicU64,
+    doing: AtomicU8,
+    request_at: AtomicU64,
+    link: AtomicU64,
+    prepared: AtomicUsize,
+    kicked: AtomicBool,
+    ending: Mutex<Option<Ending>>,
+}
+
+/// Why a client must go.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// What it is told.
+    pub fault: Fault,
+    /// Now, or only when it has no transaction open.
+    pub at_once: bool,
+}
+
+impl ClientInfo {
+    /// A client that begins to log in.
+    #[must_use]
+    pub fn new(
+        id: ClientId,
+        database: String,
+        user: String,
+        peer: Peer,
+        local: Option<SocketAddr>,
+        tls: String,
+    ) -> Self {
+        Self {
+            id,
+            database,
+            user,
+            peer,
+            local,
+            connected_at: Time::now(),
+            tls,
+            application_name: Mutex::default(),
+            mailbox: Arc::default(),
+            pool: AtomicU64::new(NO_POOL),
+            doing: AtomicU8::new(Doing::Login as u8),
+            request_at: AtomicU64::new(0),
+            link: AtomicU64::new(0),
+            prepared: AtomicUsize::new(0),
+            kicked: AtomicBool::new(false),
+            ending: Mutex::default(),
+        }
+    }
+
+    /// Notes its pool.
+    pub fn set_pool(&self, pool: PoolId) {
+        self.pool.store(pool.0.into(), Ordering::Relaxed);
+    }
+
+    /// Its pool; none on the console.
+    #[must_use]
+    pub fn pool(&self) -> Option<PoolId> {
+        u32::try_from(self.pool.load(Ordering::Relaxed)).ok().map(PoolId)
+    }
+
+    /// Notes what it is doing.
+    pub fn set_doing(&self, doing: Doing) {
+        self.doing.store(doing as u8, Ordering::Relaxed);
+    }
+
+    /// What it is doing.
+    #[must_use]
+    pub fn doing(&self) -> Doing {
+        match self.doing.load(Ordering::Relaxed) {
+            0 => Doing::Login,
+            1 => Doing::Idle,
+            2 => Doing::Waiting,
+            _ => Doing::Active,
+        }
+    }
+
+    /// Notes its server, and when it asked.
+    pub fn set_link(&self, server: Option<ServerId>) {
+        self.link.store(server.map_or(0, |s| s.0), Ordering::Relaxed);
+    }
+
+    /// Its server.
+    #[must_use]
+    pub fn link(&self) -> Option<ServerId> {
+        Some(self.link.load(Ordering::Relaxed)).filter(|&id| id > 0).map(ServerId)
+    }
+
+    /// Notes when its last request came.
+    pub fn set_request(&self, at: Time) {
+        self.request_at.store(at.0, Ordering::Relaxed);
+    }
+
+    /// When its last request came.
+    #[must_use]
+    pub fn request_at(&self) -> Time {
+        Time(self.request_at.load(Ordering::Relaxed))
+    }
+
+    /// Notes how many prepared statements it holds.
+    pub fn set_prepared(&self, count: usize) {
+        self.prepared.store(count, Ordering::Relaxed);
+    }
+
+    /// How many prepared statements it holds.
+    #[must_use]
+    pub fn prepared(&self) -> usize {
+        self.prepared.load(Ordering::Relaxed)
+    }
+
+    /// Makes it go; the first reason counts, unless the later one is more urgent.
+    pub fn end(&self, ending: Ending) {
+        let mut slot = lock(&self.ending);
+        if slot.as_ref().is_none_or(|first| ending.at_once && !first.at_once) {
+            *slot = Some(ending);
+        }
+        drop(slot);
+        self.kicked.store(true, Ordering::Release);
+        self.mailbox.wake();
+    }
+
+    /// Must it go?
+    #[must_use]
+    pub fn ending(&self) -> Option<Ending> {
+        if !self.kicked.load(Ordering::Acquire) {
+            return None;
+        }
+        lock(&self.ending).clone()
+    }
+}
+
+/// One server as others see it.
+#[derive(Debug)]
+pub struct ServerInfo {
+    /// Its id.
+    pub id: ServerId,
+    /// The database as clients name it.
+    pub database: String,
+    /// The user it is logged in as.
+    pub user: String,
+    /// Where it is.
+    pub peer: Peer,
+    /// Our end, if over IP.
+    pub local: Option<SocketAddr>,
+    /// When the connection was made.
+    pub connected_at: Time,
+    /// `version/cipher`, or empty.
+    pub tls: String,
+    /// Where a cancel request for it goes, and its key.
+    cancel: Option<(Target, CancelKey)>,
+    link: AtomicU64,
+    request_at: AtomicU64,
+    prepared: AtomicUsize,
+}
+
+impl ServerInfo {
+    /// A server just connected.
+    #[expect(clippy::too_many_arguments, reason = "one per column")]
+    #[must_use]
+    pub fn new(
+        id: ServerId,
+        database: String,
+        user: String,
+        peer: Peer,
+        local: Option<SocketAddr>,
+        tls: String,
+        cancel: Option<(Target, CancelKey)>,
+    ) -> Self {
+        Self {
+            id,
+            database,
+            user,
+            peer,
+            local,
+            connected_at: Time::now(),
+            tls,
+            cancel,
+            link: AtomicU64::new(0),
+            request_at: AtomicU64::new(0),
+            prepared: AtomicUsize::new(0),
+        }
+    }
+
+    /// Where a cancel request for it goes, and its key; none if it gave no key.
+    #[must_use]
+    pub fn cancel_address(&self) -> Option<(Target, CancelKey)> {
+        self.cancel.clone()
+    }
+
+    /// Its process id on the server machine, 0 if it did not say.
+    #[must_use]
+    pub fn remote_pid(&self) -> u32 {
+        self.cancel.as_ref().map_or(0, |(_, key)| key.pid)
+    }
+
+    /// Notes who has it from now on.
+    pub fn set_link(&self, client: Option<ClientId>, at: Time) {
+        self.link.store(client.map_or(0, |c| c.0), Ordering::Relaxed);
+        self.request_at.store(at.0, Ordering::Relaxed);
+    }
+
+    /// Who has it.
+    #[must_use]
+    pub fn link(&self) -> Option<ClientId> {
+        Some(self.link.load(Ordering::Relaxed)).filter(|&id| id > 0).map(ClientId)
+    }
+
+    /// When it was last handed out.
+    #[must_use]
+    pub fn request_at(&self) -> Time {
+        Time(self.request_at.load(Ordering::Relaxed))
+    }
+
+    /// Notes how many prepared statements it has.
+    pub fn set_prepared(&self, count: usize) {
+        self.prepared.store(count, Ordering::Relaxed);
+    }
+
+    /// How many prepared statements it has.
+    #[must_use]
+    pub fn prepared(&self) -> usize {
+        self.prepared.load(Ordering::Relaxed)
+    }
+}
+
+/// `unix(PID)` or `address:port`, as the log names the other end of a connection.
+#[must_use]
+pub fn place(peer: &Peer) -> String {
+    match peer {
+        Peer::Inet(address) => address.to_string(),
+        Peer::Unix { pid: Some(pid), .. } => format!("unix({pid})"),
+        Peer::Unix { pid: None, .. } => "unix".to_owned(),
+    }
+}
+
+impl fmt::Display for ClientInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "C-{:#x}: {}/{}@{}", self.id.0, self.database, self.user, place(&self.peer))
+    }
+}
+
+impl fmt::Display for ServerInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "S-{:#x}: {}/{}@{}", self.id.0, self.database, self.user, place(&self.peer))
+    }
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Roster {
+    clients: Mutex<FxHashMap<ClientId, Arc<ClientInfo>>>,
+    servers: Mutex<FxHashMap<ServerId, Arc<ServerInfo>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Roster {
+    /// A client came.
+    pub fn add_client(&self, client: Arc<ClientInfo>) {
+        lock(&self.clients).insert(client.id, client);
+    }
+
+    /// A client left.
+    pub fn remove_client(&self, id: ClientId) {
+        lock(&self.clients).remove(&id);
+    }
+
+    /// One client.
+    #[must_use]
+    pub fn client(&self, id: ClientId) -> Option<Arc<ClientInfo>> {
+        lock(&self.clients).get(&id).cloned()
+    }
+
+    /// All clients, by id.
+    #[must_use]
+    pub fn clients(&self) -> Vec<Arc<ClientInfo>> {
+        let mut all: Vec<_> = lock(&self.clients).values().cloned().collect();
+        all.sort_unstable_by_key(|c| c.id);
+        all
+    }
+
+    /// How many clients there are.
+    #[must_use]
+    pub fn client_count(&self) -> usize {
+        lock(&self.clients).len()
+    }
+
+    /// A server came.
+    pub fn add_server(&self, server: Arc<ServerInfo>) {
+        lock(&self.servers).insert(server.id, server);
+    }
+
+    /// A server left.
+    pub fn remove_server(&self, id: ServerId) {
+        lock(&self.servers).remove(&id);
+    }
+
+    /// One server.
+    #[must_use]
+    pub fn server(&self, id: ServerId) -> Option<Arc<ServerInfo>> {
+        lock(&self.servers).get(&id).cloned()
+    }
+
+    /// All servers, by id.
+    #[must_use]
+    pub fn servers(&self) -> Vec<Arc<ServerInfo>> {
+        let mut all: Vec<_> = lock(&self.servers).values().cloned().collect();
+        all.sort_unstable_by_key(|s| s.id);
+        all
+    }
+}

@@ -1,0 +1,271 @@
+//! What all sessions share: the pools, the roster, the keys, the statements, and the configuration of the moment.
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use aws_lc_rs::rand;
+use rustc_hash::FxHashMap;
+use tokio::task::AbortHandle;
+use zeroize::Zeroizing;
+
+use super::host::SessionHost;
+use super::roster::Roster;
+use super::route::{Directory, Params, Route};
+use super::server::Server;
+use crate::auth::{Entropy, PassThrough, ScramKeys, Secret};
+use crate::ids::{ClientId, PoolId, ServerId};
+use crate::pool::io::Pools;
+use crate::pool::{ClientLimits, DatabaseId, GlobalParams, Ids};
+use crate::prepared::Statements;
+use crate::session::cancel::{KEY_LEN_MAX, Keys};
+use crate::session::params::Values;
+
+/// The one of these in the process.
+pub struct Shared {
+    /// The pools.
+    pub pools: Arc<Pools<Server>>,
+    /// Where ids come from.
+    pub ids: Ids,
+    /// Who is connected.
+    pub roster: Roster,
+    /// How many clients there may be.
+    pub limits: Mutex<ClientLimits>,
+    /// All prepared statements.
+    pub statements: Mutex<Statements>,
+    /// Cancel keys of clients.
+    pub keys: Mutex<Keys>,
+    /// What the statistics count, by database.
+    pub stats: Mutex<FxHashMap<DatabaseId, Arc<Stats>>>,
+    pub(super) opening: Mutex<FxHashMap<ServerId, AbortHandle>>,
+    pub(super) cancels: Mutex<FxHashMap<ClientId, AbortHandle>>,
+    contexts: RwLock<FxHashMap<PoolId, Arc<PoolContext>>>,
+    params: RwLock<Arc<Params>>,
+    directory: RwLock<Arc<dyn Directory>>,
+    generation: AtomicU64,
+    scram_keys: Mutex<Vec<DerivedKeys>>,
+    mock_key: Zeroizing<[u8; 32]>,
+    random: rand::SystemRandom,
+}
+
+/// Keys of plain passwords, so that PBKDF2 is run once per password and salt and not once per login.
+struct DerivedKeys {
+    secret: Secret,
+    salt: Vec<u8>,
+    iterations: NonZeroU32,
+    keys: ScramKeys,
+}
+
+/// Derived keys that are kept; the oldest go first.
+const DERIVED_KEYS_MAX: usize = 1024;
+
+/// What is known of a pool beside what the registry counts.
+pub struct PoolContext {
+    /// The pool.
+    pub pool: PoolId,
+    /// Statistics of its database.
+    pub stats: Arc<Stats>,
+    route: RwLock<Arc<Route>>,
+    /// What the last server of the pool reported at its login.
+    pub reported: Mutex<Option<Reported>>,
+    /// The keys of the last client that logged in by a SCRAM secret.
+    pub pass_through: Mutex<Option<PassThrough>>,
+    /// Which of the hosts is next.
+    pub host_turn: AtomicUsize,
+}
+
+/// The parameters of a server at its login.
+#[derive(Clone, Debug)]
+pub struct Reported {
+    /// Every ParameterStatus, in order, tracked ones left out.
+    pub fixed: Vec<(Box<[u8]>, Box<[u8]>)>,
+    /// The tracked ones.
+    pub values: Values,
+}
+
+/// Counters of one database, for SHOW STATS; each only grows. Times in microseconds.
+#[derive(Debug, Default)]
+#[expect(missing_docs, reason = "named as the columns of SHOW STATS")]
+pub struct Stats {
+    pub server_assignments: AtomicU64,
+    pub transactions: AtomicU64,
+    pub queries: AtomicU64,
+    pub received_bytes: AtomicU64,
+    pub sent_bytes: AtomicU64,
+    pub transaction_us: AtomicU64,
+    pub query_us: AtomicU64,
+    pub wait_us: AtomicU64,
+    pub client_parses: AtomicU64,
+    pub server_parses: AtomicU64,
+    pub binds: AtomicU64,
+    pub logins: AtomicU64,
+}
+
+/// Adds to a counter.
+pub(super) fn count(counter: &AtomicU64, by: u64) {
+    if by > 0 {
+        counter.fetch_add(by, Ordering::Relaxed);
+    }
+}
+
+/// Locks; a panic under one of these locks leaves data behind that is still valid.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl PoolContext {
+    /// The route of the moment.
+    #[must_use]
+    pub fn route(&self) -> Arc<Route> {
+        Arc::clone(&self.route.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Shared {
+    /// Nobody connected yet. `limits` are those of `directory`.
+    #[must_use]
+    pub fn new(
+        ids: Ids,
+        globals: GlobalParams,
+        params: Params,
+        directory: Arc<dyn Directory>,
+        limits: ClientLimits,
+    ) -> Arc<Self> {
+        let random = rand::SystemRandom::new();
+        let shared = Arc::new(Self {
+            pools: Pools::new(ids.clone(), globals),
+            ids,
+            roster: Roster::default(),
+            limits: Mutex::new(limits),
+            statements: Mutex::default(),
+            keys: Mutex::default(),
+            stats: Mutex::default(),
+            opening: Mutex::default(),
+            cancels: Mutex::default(),
+            contexts: RwLock::default(),
+            params: RwLock::new(Arc::new(params)),
+            directory: RwLock::new(directory),
+            generation: AtomicU64::new(0),
+            scram_keys: Mutex::default(),
+            mock_key: Zeroizing::new(random_bytes(&random)),
+            random,
+        });
+        shared.pools.set_host(Arc::new(SessionHost::new(&shared)));
+        shared
+    }
+
+    /// The settings of the moment.
+    #[must_use]
+    pub fn params(&self) -> Arc<Params> {
+        Arc::clone(&self.params.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The directory of the moment.
+    #[must_use]
+    pub fn directory(&self) -> Arc<dyn Directory> {
+        Arc::clone(&self.directory.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Counts reloads: a session whose number is older looks at its settings again.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Puts a new configuration in force for all sessions.
+    pub fn reconfigure(&self, params: Params, directory: Arc<dyn Directory>) {
+        *self.params.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(params);
+        *self.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&directory);
+        for context in self.contexts() {
+            let Some(renewed) = directory.renew(&context.route()) else { continue };
+            self.pools.with(|r, now, _| r.ensure_pool(now, renewed.database.id, renewed.user, &renewed.pool));
+            *context.route.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        }
+        self.generation.fetch_add(1, Ordering::Release);
+        for client in self.roster.clients() {
+            client.mailbox.wake();
+        }
+    }
+
+    /// The pool for this route, made if there is none.
+    pub fn context_for(&self, route: &Arc<Route>) -> Arc<PoolContext> {
+        let pool = self.pools.with(|r, now, _| r.ensure_pool(now, route.database.id, route.user, &route.pool));
+        if let Some(context) = self.context(pool) {
+            return context;
+        }
+        let mut contexts = self.contexts.write().unwrap_or_else(PoisonError::into_inner);
+        let context = contexts.entry(pool).or_insert_with(|| {
+            Arc::new(PoolContext {
+                pool,
+                stats: self.stats_of(route.database.id),
+                route: RwLock::new(Arc::clone(route)),
+                reported: Mutex::default(),
+                pass_through: Mutex::default(),
+                host_turn: AtomicUsize::new(0),
+            })
+        });
+        Arc::clone(context)
+    }
+
+    /// The counters of a database.
+    #[must_use]
+    pub fn stats_of(&self, database: DatabaseId) -> Arc<Stats> {
+        Arc::clone(lock(&self.stats).entry(database).or_default())
+    }
+
+    /// What is known of a pool.
+    #[must_use]
+    pub fn context(&self, pool: PoolId) -> Option<Arc<PoolContext>> {
+        self.contexts.read().unwrap_or_else(PoisonError::into_inner).get(&pool).cloned()
+    }
+
+    /// What is known of every pool.
+    #[must_use]
+    pub fn contexts(&self) -> Vec<Arc<PoolContext>> {
+        self.contexts.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(super) fn forget_context(&self, pool: PoolId) {
+        self.contexts.write().unwrap_or_else(PoisonError::into_inner).remove(&pool);
+    }
+
+    /// Randomness for one login.
+    #[must_use]
+    pub fn entropy(&self) -> Entropy {
+        Entropy {
+            nonce: random_bytes(&self.random),
+            md5_salt: random_bytes(&self.random),
+            mock_key: self.mock_key.clone(),
+        }
+    }
+
+    pub(super) fn random_key(&self) -> [u8; KEY_LEN_MAX] {
+        random_bytes(&self.random)
+    }
+
+    /// Keys derived before from this secret.
+    pub(super) fn derived_keys(&self, secret: &Secret, salt: &[u8], iterations: NonZeroU32) -> Option<ScramKeys> {
+        let known = lock(&self.scram_keys);
+        known
+            .iter()
+            .find(|k| k.salt == salt && k.iterations == iterations && k.secret == *secret)
+            .map(|k| k.keys.clone())
+    }
+
+    pub(super) fn keep_derived_keys(&self, secret: &Secret, salt: &[u8], iterations: NonZeroU32, keys: &ScramKeys) {
+        let mut known = lock(&self.scram_keys);
+        if known.len() >= DERIVED_KEYS_MAX {
+            known.remove(0);
+        }
+        known.push(DerivedKeys { secret: secret.clone(), salt: salt.to_vec(), iterations, keys: keys.clone() });
+    }
+}
+
+fn random_bytes<const N: usize>(random: &rand::SystemRandom) -> [u8; N] {
+    let mut bytes = [0; N];
+    // Without randomness nobody could be authenticated safely; the system's generator does not fail on Linux.
+    if rand::SecureRandom::fill(random, &mut bytes).is_err() {
+        std::process::abort();
+    }
+    bytes
+}
