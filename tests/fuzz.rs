@@ -1,5 +1,6 @@
 //! The fuzz targets on stable Rust: on their seeds, and on mutations of the seeds that are the same in every run.
-//! `FUZZ_ROUNDS=1000000 cargo test --release --test fuzz` goes on for longer; `fuzz/run` uses a coverage-guided fuzzer.
+//! A slow target gets fewer rounds. `FUZZ_SECONDS=600 cargo test --release --test fuzz` goes on for longer, and `fuzz/run`
+//! uses a coverage-guided fuzzer.
 
 #![expect(clippy::unwrap_used, reason = "a target may unwrap what it has just written itself")]
 #![expect(unreachable_pub, reason = "the targets are a library for the fuzzers")]
@@ -9,6 +10,7 @@ mod targets;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use targets::{TARGETS, Target};
@@ -84,7 +86,8 @@ fn survives(name: &str, target: Target, data: &[u8]) {
 }
 
 fn smoke(wanted: &str) {
-    let rounds = env::var("FUZZ_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3_000);
+    let seconds: Option<u64> = env::var("FUZZ_SECONDS").ok().map(|text| text.parse().unwrap());
+    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(3));
     let (name, target) = TARGETS.into_iter().find(|(name, _)| *name == wanted).unwrap();
     let seeds = seeds_of(name);
     let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
@@ -93,7 +96,10 @@ fn smoke(wanted: &str) {
         survives(name, target, data);
     }
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-    for _ in 0..rounds {
+    for round in 0_u64.. {
+        if Instant::now() > end || (seconds.is_none() && round == 3_000) {
+            break;
+        }
         survives(name, target, &dice.mutate(&seeds));
     }
 }

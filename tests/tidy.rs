@@ -101,6 +101,10 @@ const IMPURE: &[(&str, &str)] = &[
     ("std::io::stderr", "files"),
 ];
 
+/// Where a pure file may touch what it otherwise may not: file, what (as in [`IMPURE`]), and the reason.
+const EXCEPTIONS: &[(&str, &str, &str)] =
+    &[("src/tls/p521.rs", "randomness", "a key exchange draws its private key where the TLS library draws its own")];
+
 const MAX_FILE_LINES: usize = 800;
 const MAX_FN_LINES: usize = 70;
 
@@ -160,7 +164,8 @@ fn purity(tree: &Tree) -> Complaints {
                 let glob = full.strip_suffix("::*::self").is_some_and(|start| word.starts_with(&format!("{start}::")));
                 below || complete || glob
             });
-            if let Some((_, why)) = word {
+            let excepted = |why: &str| EXCEPTIONS.iter().any(|(file, what, _)| file == path && *what == why);
+            if let Some((_, why)) = word.filter(|(_, why)| !excepted(why)) {
                 complain(line, full.trim_end_matches("::self"), why);
             }
             if full.ends_with("::now") || full.ends_with("::now::self") {
@@ -216,10 +221,10 @@ fn openings(tree: &Tree) -> Complaints {
     let mut bad = Complaints::new();
     for path in tree.sources.keys().filter(|path| path.ends_with("mod.rs")) {
         let text = tree.texts.get(path).map_or("", String::as_str);
-        let opening = text.lines().map_while(|line| line.strip_prefix("//!"));
-        let paragraph: Vec<&str> = opening.take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
-        let sentences = paragraph.join(" ") + " ";
-        if sentences.matches(". ").count() + sentences.matches("? ").count() < 2 {
+        let opening: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim).collect();
+        // A title may stand above the paragraph.
+        let paragraphs = opening.split(|line| line.is_empty()).take(2).map(|lines| lines.join(" ") + " ");
+        if paragraphs.map(|text| text.matches(". ").count()).max().unwrap_or_default() < 2 {
             bad.insert(format!("{path}:1: must open with a `//!` paragraph of two sentences or more: what the module decides, and what it must never know"));
         }
     }

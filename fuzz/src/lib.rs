@@ -190,8 +190,10 @@ pub fn config_toml(data: &[u8]) {
 }
 
 fn configuration(name: &str, data: &[u8]) {
+    let mut reads = 0;
     let mut read = |path: &Path| -> io::Result<Vec<u8>> {
-        if path.ends_with(name) { Ok(data.to_vec()) } else { Err(io::ErrorKind::NotFound.into()) }
+        reads += 1;
+        if path.ends_with(name) && reads <= 20 { Ok(data.to_vec()) } else { Err(io::ErrorKind::NotFound.into()) }
     };
     match config::load(Path::new(name), &mut read) {
         Ok((_, problems)) => assert!(!problem::has_errors(&problems), "valid, with errors: {problems:?}"),
