@@ -2,7 +2,7 @@
 //! A slow target gets fewer rounds. `FUZZ_SECONDS=600 cargo test --release --test fuzz` goes on for longer, and `fuzz/run`
 //! uses a coverage-guided fuzzer.
 
-#![expect(clippy::unwrap_used, reason = "a target may unwrap what it has just written itself")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a target may unwrap what it has just written itself")]
 #![expect(unreachable_pub, reason = "the targets are a library for the fuzzers")]
 
 #[path = "../fuzz/src/lib.rs"]
@@ -16,7 +16,7 @@ use std::{env, fs};
 use targets::{TARGETS, Target};
 
 /// Lengths, terminators and words that random bytes hardly ever hit.
-const WORDS: [&[u8]; 16] = [
+const WORDS: [&[u8]; 19] = [
     b"\0",
     b"\0\0\0\x04",
     b"\0\0\0\0",
@@ -33,6 +33,9 @@ const WORDS: [&[u8]; 16] = [
     b"%include pgbouncer.ini\n",
     b"[databases]\n",
     b",",
+    b"SHOW ",
+    b"KILL_CLIENT ",
+    b"\x30\x82\xff\xff",
 ];
 
 /// xorshift64*: the same numbers in every run.
@@ -137,6 +140,16 @@ fn toml_files() {
 #[test]
 fn user_lists() {
     smoke("userlist");
+}
+
+#[test]
+fn console_clients() {
+    smoke("console");
+}
+
+#[test]
+fn certificates() {
+    smoke("certificate");
 }
 
 #[test]

@@ -8,11 +8,14 @@ use std::io;
 use std::num::NonZeroU32;
 use std::path::Path;
 
+use jiff::tz::TimeZone;
+use pgtandem::admin::{ActionResult, Console, Rights, Then};
 use pgtandem::auth::{
     self, Channel, ClientLogin, Credential, Entropy, Evidence, LoginParams, Method, ScramKeys, ScramSecret, Secret,
     SecretKind, ServerLogin, ServerStep, Step, UserList,
 };
 use pgtandem::config::{self, problem};
+use pgtandem::tls;
 use pgtandem::wire::{extended, frame, startup};
 use zeroize::Zeroizing;
 
@@ -20,7 +23,7 @@ use zeroize::Zeroizing;
 pub type Target = fn(&[u8]);
 
 /// All targets by name; the seeds of each are in `fuzz/seeds/NAME/`.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("frame", frame),
     ("startup", startup),
     ("extended", extended),
@@ -28,6 +31,8 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("config_ini", config_ini),
     ("config_toml", config_toml),
     ("userlist", userlist),
+    ("console", console),
+    ("certificate", certificate),
 ];
 
 /// A stream of messages: each ends where its length says, and is written back as it came.
@@ -208,4 +213,40 @@ pub fn userlist(data: &[u8]) {
     assert!(list.len() <= lines && warnings.iter().all(|warning| (1..=lines).contains(&warning.line)));
     assert!(list.iter().all(|(user, _)| list.get(user).is_some()));
     let _ = (Secret::parse(data).kind(), list.prevailing_kind());
+}
+
+/// Frames of a console client: every answer is made of whole messages, and each simple query is answered to its end.
+pub fn console(data: &[u8]) {
+    let mut console = Console::new(Rights::Admin, TimeZone::UTC);
+    let mut rest = data;
+    while let Ok(Some(head)) = frame::head(rest) {
+        let Some((message, behind)) = rest.split_at_checked(head.total) else { break };
+        rest = behind;
+        let mut turn = console.on_frame(head.tag, &message[frame::HEAD_LEN..]);
+        let mut answer = turn.reply.to_vec();
+        let mut acted = 0;
+        while let Then::Act(_) = turn.then {
+            acted += 1;
+            let picture = ActionResult::Snapshot(Box::default());
+            turn = console.finish(if acted % 2 == 1 { picture } else { ActionResult::Done });
+            answer.extend_from_slice(&turn.reply);
+            assert!(acted < 1000, "a frame that never ends");
+        }
+        whole_messages(&answer);
+        if let Then::Close(_) = turn.then {
+            return;
+        }
+    }
+}
+
+fn whole_messages(mut answer: &[u8]) {
+    while !answer.is_empty() {
+        let head = frame::head(answer).expect("an impossible length in our own answer").expect("half a head");
+        answer = answer.get(head.total..).expect("half a message");
+    }
+}
+
+/// A certificate of a stranger, in DER.
+pub fn certificate(data: &[u8]) {
+    let _ = (tls::server_end_point_hash(data), tls::peer_common_name(data), tls::certificate_names_user(data, "user"));
 }
