@@ -66,7 +66,7 @@ def user_list(lab, binary):
     """The operator's userlist.txt. PgBouncer itself calls the file broken for its first line, a # comment."""
     with open(os.path.join(CONFIG, "userlist.txt"), encoding="utf-8") as file:
         text = file.read()
-    if lab.run(binary, "--version").startswith("PgBouncer "):
+    if "pgtandem" not in lab.run(binary, "--version"):
         text = re.sub(r"^#.*\n", "", text, flags=re.M)
     lab.write("userlist.txt", text)
 
@@ -234,6 +234,14 @@ def demo(lab, binary, seconds):
         return PgClient(listen_port, "pgbouncer_admin", "pgbouncer", users["pgbouncer_admin"], tls=True)
 
     admin = lab.wait_for("pgtandem does not answer", admin_console, pooler, "pgtandem")
+    try:
+        show(lab, admin, ports, listen_port, users, seconds)
+    finally:
+        admin.close()  # A polite shutdown waits for clients.
+
+
+def show(lab, admin, ports, listen_port, users, seconds):
+    """Load, progress and report."""
     say(f"  {admin.query('SHOW VERSION')[0]['version']} on port {listen_port}, TLS required")
 
     times = connect_times(ports, listen_port, users)
