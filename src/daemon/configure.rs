@@ -68,10 +68,41 @@ pub fn read(path: &Path) -> Result<(Config, Vec<Problem>), SetupError> {
 /// # Errors
 /// [`SetupError`].
 pub fn build(config: Config, numbers: &Arc<Mutex<Numbers>>, tracked: &Arc<Tracked>) -> Result<Setup, SetupError> {
-    let settings = &config.settings;
     let mut warnings = Vec::new();
-    let acceptor = acceptor(settings, &mut warnings)?;
-    let connector = Arc::new(connector(settings, &mut warnings)?);
+    let acceptor = acceptor(&config.settings, &mut warnings)?;
+    let connector = Arc::new(connector(&config.settings, &mut warnings)?);
+    assemble(config, (acceptor, connector), numbers, tracked, warnings)
+}
+
+/// As [`build`], but where the TLS settings cannot be used those of `running` stay in force (PgBouncer: a SET of half of a new
+/// set of files must not fail). The second value tells why, if so.
+///
+/// # Errors
+/// [`SetupError`], but for those of TLS.
+pub fn build_keeping_tls(
+    config: Config,
+    running: &Params,
+    numbers: &Arc<Mutex<Numbers>>,
+) -> Result<(Setup, Option<SetupError>), SetupError> {
+    let mut warnings = Vec::new();
+    let settings = &config.settings;
+    let fresh = acceptor(settings, &mut warnings)
+        .and_then(|acceptor| Ok((acceptor, Arc::new(connector(settings, &mut warnings)?))));
+    let (tls, problem) = match fresh {
+        Ok(tls) => (tls, None),
+        Err(error) => ((running.acceptor.clone(), Arc::clone(&running.connector)), Some(error)),
+    };
+    Ok((assemble(config, tls, numbers, &running.tracked, warnings)?, problem))
+}
+
+fn assemble(
+    config: Config,
+    (acceptor, connector): (Option<Arc<Acceptor>>, Arc<Connector>),
+    numbers: &Arc<Mutex<Numbers>>,
+    tracked: &Arc<Tracked>,
+    mut warnings: Vec<String>,
+) -> Result<Setup, SetupError> {
+    let settings = &config.settings;
     let users = Arc::new(users(settings, &mut warnings)?);
     let params = params(settings, acceptor, connector, &users, tracked);
     let globals = globals(settings);
