@@ -1,3 +1,17 @@
-//! The program `pgtandem`.
+//! The program `pgtandem`: reads the command line and hands over to the daemon.
 
-fn main() {}
+use std::process::ExitCode;
+
+use pgtandem::daemon::cli::{self, Invocation};
+use pgtandem::daemon::start;
+
+fn main() -> ExitCode {
+    match cli::parse(std::env::args_os()) {
+        Ok(Invocation::Version) => cli::answer(&cli::version_text()),
+        Ok(Invocation::Help(text)) => cli::answer(&text),
+        Ok(Invocation::Check { file, quiet }) => start::check(&file, quiet),
+        Ok(Invocation::Convert { file }) => start::convert(&file),
+        Ok(Invocation::Run(run)) => start::run(&run),
+        Err(error) => cli::refuse(&error),
+    }
+}

@@ -486,7 +486,9 @@ pub struct StatsRow {
     pub database: Arc<str>,
     /// Since the start.
     pub now: Counters,
-    /// As they stood [`Snapshot::stats_span_us`] ago.
+    /// As they stood at the end of the last whole period.
+    pub last: Counters,
+    /// As they stood at its beginning, [`Snapshot::stats_span_us`] earlier.
     pub before: Counters,
 }
 

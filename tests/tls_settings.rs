@@ -90,6 +90,21 @@ fn old_protocols_towards_servers_load_but_do_not_dial() {
 }
 
 #[test]
+fn certificates_of_a_ca_file_that_cannot_be_read_are_left_out_with_a_warning() {
+    let mut side = ServerSide::new("v1").verifying(SslMode::VerifyFull, "ca");
+    assert!(side.build().unwrap().warnings().is_empty());
+    let broken = b"-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n";
+    side.ca.as_mut().unwrap().bytes.splice(0..0, broken.iter().copied());
+    let acceptor = side.build().unwrap();
+    assert_eq!(
+        acceptor.warnings(),
+        ["client_tls_ca_file \"ca.crt\": 1 of its 2 certificates cannot be read and are left out"]
+    );
+    let days_left = (acceptor.expires_at().unwrap() - i64::try_from(tls_pki::now()).unwrap()) / 86_400;
+    assert!((998..=1000).contains(&days_left), "{days_left}");
+}
+
+#[test]
 fn our_certificate_towards_servers_needs_its_key() {
     let mut side = ClientSide::new(SslMode::Prefer, None).with_pair("v1user");
     assert!(side.build().is_ok());

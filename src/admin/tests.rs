@@ -202,9 +202,9 @@ fn snapshot() -> Snapshot {
         ],
         servers: vec![peer, partner, server(ServerState::New, "crm", 13)],
         stats: vec![
-            StatsRow { database: "shop".into(), now: counters(100), before: counters(0) },
-            StatsRow { database: "crm".into(), now: counters(1), before: counters(1) },
-            StatsRow { database: "shop".into(), now: counters(1000), before: counters(1000) },
+            StatsRow { database: "shop".into(), now: counters(100), last: counters(100), before: counters(0) },
+            StatsRow { database: "crm".into(), now: counters(1), last: counters(1), before: counters(1) },
+            StatsRow { database: "shop".into(), now: counters(1000), last: counters(1000), before: counters(1000) },
         ],
         stats_span_us: 10_000_000,
         users: vec![user("zoe", Some(7)), user("Ann", None)],

@@ -1,6 +1,7 @@
 //! What SHOW and the metrics may ask of the registry.
 
-use super::{DatabaseId, UserId};
+use super::state::Place;
+use super::{DatabaseId, Registry, UserId};
 use crate::clock::Time;
 use crate::ids::{ClientId, PoolId, ServerId};
 use std::time::Duration;
@@ -99,4 +100,92 @@ pub struct ServerView {
     pub idle_since: Time,
     /// It will be closed at its release (column `close_needed`).
     pub close_needed: bool,
+}
+
+impl Registry {
+    /// `current_connections` of SHOW DATABASES.
+    #[must_use]
+    pub fn of_database(&self, database: DatabaseId) -> u32 {
+        self.database_slots.get(&database).map_or(0, |&d| self.databases[d].group.servers)
+    }
+
+    /// `current_connections` of SHOW USERS.
+    #[must_use]
+    pub fn of_user(&self, user: UserId) -> u32 {
+        self.user_slots.get(&user).map_or(0, |&u| self.users[u].group.servers)
+    }
+
+    /// One pool.
+    #[must_use]
+    pub fn pool(&self, now: Time, pool: PoolId) -> Option<PoolView> {
+        self.pool_slots.get(&pool).map(|&p| self.view_pool(now, p))
+    }
+
+    /// All pools, in the order in which they were made.
+    #[must_use]
+    pub fn pools(&self, now: Time) -> Vec<PoolView> {
+        let mut views: Vec<PoolView> = self.pool_slots.values().map(|&p| self.view_pool(now, p)).collect();
+        views.sort_unstable_by_key(|view| view.id);
+        views
+    }
+
+    /// One server.
+    #[must_use]
+    pub fn server(&self, now: Time, server: ServerId) -> Option<ServerView> {
+        self.server_slots.get(&server).map(|&s| self.view_server(now, s))
+    }
+
+    /// All servers, in the order in which they were opened.
+    #[must_use]
+    pub fn servers(&self, now: Time) -> Vec<ServerView> {
+        let mut views: Vec<ServerView> = self.server_slots.values().map(|&s| self.view_server(now, s)).collect();
+        views.sort_unstable_by_key(|view| view.id);
+        views
+    }
+
+    fn view_pool(&self, now: Time, p: u32) -> PoolView {
+        let pool = &self.pools[p];
+        let idle = pool.list(Place::Idle);
+        let used = idle.iter(&self.servers).filter(|&s| self.is_stale(now, s)).count();
+        let used = u32::try_from(used).unwrap_or(u32::MAX);
+        let sent = pool.count(Place::ActiveCancel);
+        let queued = u32::try_from(pool.cancel_queue.len()).unwrap_or(u32::MAX);
+        let counts = PoolCounts {
+            clients_active: pool.clients.saturating_sub(pool.waiters.len()),
+            clients_waiting: pool.waiters.len(),
+            cancels_active: sent,
+            cancels_waiting: queued + pool.count(Place::CancelLogin),
+            active: pool.count(Place::Active),
+            active_cancel: sent,
+            being_canceled: pool.count(Place::BeingCanceled),
+            idle: idle.len() - used,
+            used,
+            tested: pool.count(Place::Tested),
+            login: pool.count(Place::Login) + pool.count(Place::CancelLogin),
+            max_wait: pool.waiters.first().map(|w| now.since(self.waiters[w].since)).unwrap_or_default(),
+        };
+        PoolView { id: pool.id, database: self.databases[pool.database].id, user: self.users[pool.user].id, counts }
+    }
+
+    fn view_server(&self, now: Time, s: u32) -> ServerView {
+        let server = &self.servers[s];
+        let state = match server.place {
+            Place::Login | Place::CancelLogin => ServerState::Login,
+            Place::Idle if self.is_stale(now, s) => ServerState::Used,
+            Place::Idle => ServerState::Idle,
+            Place::Active => ServerState::Active,
+            Place::Tested => ServerState::Tested,
+            Place::BeingCanceled => ServerState::BeingCanceled,
+            Place::ActiveCancel => ServerState::ActiveCancel,
+        };
+        ServerView {
+            id: server.id,
+            pool: self.pools[server.pool].id,
+            state,
+            client: server.client,
+            opened_at: server.opened_at,
+            idle_since: server.idle_since,
+            close_needed: server.close_needed,
+        }
+    }
 }

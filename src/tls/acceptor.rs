@@ -7,9 +7,11 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoClientAuth, danger::ClientCertVerifier};
 use rustls::sign::SingleCertAndKey;
 use rustls::{DistinguishedName, ServerConfig};
+use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+use super::certificate::Certificate;
 use super::chain::TrustStore;
 use super::keypair::KeyPairFiles;
 use super::protocols::Protocols;
@@ -50,6 +52,8 @@ pub struct Acceptor {
     config: Arc<ServerConfig>,
     server_end_point: Option<Arc<[u8]>>,
     sslmode: SslMode,
+    expires_at: Option<i64>,
+    warnings: Vec<String>,
 }
 
 impl fmt::Debug for Acceptor {
@@ -71,9 +75,11 @@ impl Acceptor {
             kx_groups: ciphers::key_exchange_groups(&format!("{PREFIX}_ecdhcurve"), params.ecdhcurve)?,
             ..aws_lc_rs::default_provider()
         });
-        let verifier = client_verifier(params, &provider)?;
+        let (verifier, warnings) = client_verifier(params, &provider)?;
         let certified_key = KeyPairFiles { prefix: PREFIX, cert: params.cert, key: params.key }.load()?;
-        let server_end_point = certified_key.cert.first().and_then(|leaf| server_end_point_hash(leaf.as_ref()));
+        let leaf = certified_key.cert.first();
+        let server_end_point = leaf.and_then(|leaf| server_end_point_hash(leaf.as_ref())).map(Arc::from);
+        let expires_at = leaf.and_then(|leaf| Certificate::read(leaf).ok()).map(|leaf| leaf.not_after);
 
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&versions)?
@@ -85,11 +91,7 @@ impl Acceptor {
         config.alpn_protocols = vec![ALPN_POSTGRESQL.to_vec()];
         config.ticketer = aws_lc_rs::Ticketer::new()?;
         config.send_tls13_tickets = 1;
-        Ok(Self {
-            config: Arc::new(config),
-            server_end_point: server_end_point.map(Arc::from),
-            sslmode: params.sslmode,
-        })
+        Ok(Self { config: Arc::new(config), server_end_point, sslmode: params.sslmode, expires_at, warnings })
     }
 
     /// The library's configuration, good for TLS after an SSLRequest and for direct TLS. With direct TLS the caller must see to
@@ -111,46 +113,70 @@ impl Acceptor {
     pub fn sslmode(&self) -> SslMode {
         self.sslmode
     }
+
+    /// When our certificate ends, in seconds since 1970, for the status page and metrics. `None` if it cannot be told.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<i64> {
+        self.expires_at
+    }
+
+    /// What is not an error but should be logged when the settings are loaded.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
 }
 
 /// With a CA file clients are asked for a certificate, which is optional below `verify-ca` but must be right if it is given.
 fn client_verifier(
     params: &AcceptorParams<'_>,
     provider: &CryptoProvider,
-) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+) -> Result<(Arc<dyn ClientCertVerifier>, Vec<String>), TlsError> {
     let mandatory = params.sslmode.verifies_chain();
     let Some(ca) = params.ca else {
         if mandatory {
             let reason = format!("client_tls_sslmode requires client_tls_ca_file when it is {}", params.sslmode);
             return Err(TlsError::Missing { setting: format!("{PREFIX}_ca_file"), reason });
         }
-        return Ok(Arc::new(NoClientAuth));
+        return Ok((Arc::new(NoClientAuth), Vec::new()));
     };
     let certificates = pem::certificates(&format!("{PREFIX}_ca_file"), ca)?;
-    let store = trust_store(PREFIX, ca, &certificates, provider)?;
-    let root_hints = certificates
+    let (store, warnings) = trust_store(PREFIX, ca, &certificates, provider)?;
+    let root_hints = root_hints(&certificates);
+    Ok((ClientVerifier::new(store, mandatory, root_hints), warnings))
+}
+
+/// The names of the CAs travel in every handshake (at most 65535 octets, RFC 8446, 4.2.4). A list of public CAs helps no client;
+/// then none are named, which means any. Naming only some would keep clients from showing the certificates of the others.
+const MAX_ROOT_HINT_OCTETS: usize = 16 * 1024;
+
+fn root_hints(certificates: &[CertificateDer<'_>]) -> Vec<DistinguishedName> {
+    let hints: Vec<DistinguishedName> = certificates
         .iter()
         .filter_map(|der| X509Certificate::from_der(der.as_ref()).ok())
         .map(|(_, certificate)| DistinguishedName::from(certificate.subject().as_raw().to_vec()))
-        .take(MAX_ROOT_HINTS)
         .collect();
-    Ok(ClientVerifier::new(store, mandatory, root_hints))
+    let octets: usize = hints.iter().map(|hint| hint.as_ref().len()).sum();
+    if octets > MAX_ROOT_HINT_OCTETS { Vec::new() } else { hints }
 }
 
-/// The list of CA names must fit into 65535 octets (RFC 8446, 4.2.4); a whole system bundle would not help a client anyway.
-const MAX_ROOT_HINTS: usize = 64;
-
-/// Reads the CA file's certificates into a store.
+/// Reads the CA file's certificates into a store. With it come warnings.
 pub(super) fn trust_store(
     prefix: &str,
     ca: PemFile<'_>,
-    certificates: &[rustls_pki_types::CertificateDer<'_>],
+    certificates: &[CertificateDer<'_>],
     provider: &CryptoProvider,
-) -> Result<TrustStore, TlsError> {
-    let (store, _unreadable) = TrustStore::new(certificates, provider.signature_verification_algorithms);
+) -> Result<(TrustStore, Vec<String>), TlsError> {
+    let setting = format!("{prefix}_ca_file");
+    let (store, unreadable) = TrustStore::new(certificates, provider.signature_verification_algorithms);
     if store.is_empty() {
-        let reason = "none of its certificates can be read";
-        return Err(TlsError::file(&format!("{prefix}_ca_file"), ca.path, reason));
+        return Err(TlsError::file(&setting, ca.path, "none of its certificates can be read"));
     }
-    Ok(store)
+    let mut warnings = Vec::new();
+    if unreadable > 0 {
+        let all = certificates.len();
+        let reason = format!("{unreadable} of its {all} certificates cannot be read and are left out");
+        warnings.push(TlsError::file(&setting, ca.path, reason).to_string());
+    }
+    Ok((store, warnings))
 }

@@ -33,7 +33,6 @@ pub(super) struct BasicConstraints {
 
 /// keyUsage (4.2.1.3), the bits that count here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "these are the bits of a bit string, each with its own meaning")]
 pub(super) struct KeyUsage {
     pub(super) digital_signature: bool,
     pub(super) key_encipherment: bool,

@@ -46,6 +46,7 @@ pub struct Connector {
     config: Result<Arc<ClientConfig>, TlsError>,
     sslmode: SslMode,
     fingerprint: [u8; 32],
+    warnings: Vec<String>,
 }
 
 impl fmt::Debug for Connector {
@@ -62,11 +63,17 @@ impl Connector {
     pub fn new(params: &ConnectorParams<'_>) -> Result<Self, TlsError> {
         let setting = format!("{PREFIX}_protocols");
         let protocols = Protocols::parse(&setting, params.protocols)?;
-        let config = match protocols.versions(&setting, params.protocols) {
-            Ok(versions) => Ok(Arc::new(client_config(params, protocols, &versions)?)),
-            Err(error) => Err(error),
+        let (config, warnings) = match protocols.versions(&setting, params.protocols) {
+            Ok(versions) => {
+                let (config, warnings) = client_config(params, protocols, &versions)?;
+                (Ok(Arc::new(config)), warnings)
+            }
+            Err(error) => {
+                let warning = format!("no TLS connection to a server is possible: {error}");
+                (Err(error), vec![warning])
+            }
         };
-        Ok(Self { config, sslmode: params.sslmode, fingerprint: fingerprint(params) })
+        Ok(Self { config, sslmode: params.sslmode, fingerprint: fingerprint(params), warnings })
     }
 
     /// The library's configuration, and the name for the handshake with `host` (as configured: a DNS name or an IP address).
@@ -87,10 +94,16 @@ impl Connector {
         Ok((config, name))
     }
 
-    /// Why no TLS connection can come of the settings, if so: something to warn of when they are loaded.
+    /// Why no TLS connection can come of the settings, if so (it is among the warnings too).
     #[must_use]
     pub fn unusable(&self) -> Option<&TlsError> {
         self.config.as_ref().err()
+    }
+
+    /// What is not an error but should be logged when the settings are loaded.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Were both built from the same settings and file contents? If not, existing server connections must be replaced.
@@ -110,13 +123,13 @@ fn client_config(
     params: &ConnectorParams<'_>,
     protocols: Protocols,
     versions: &[&'static rustls::SupportedProtocolVersion],
-) -> Result<ClientConfig, TlsError> {
+) -> Result<(ClientConfig, Vec<String>), TlsError> {
     let provider = Arc::new(CryptoProvider {
         cipher_suites: ciphers::select(PREFIX, protocols, params.ciphers, params.tls13_ciphers)?,
         kx_groups: ciphers::default_groups(),
         ..provider::default_provider()
     });
-    let check = server_check(params, &provider)?;
+    let (check, warnings) = server_check(params, &provider)?;
     let verifier = ServerVerifier::new(check, provider.signature_verification_algorithms);
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)?
@@ -128,23 +141,27 @@ fn client_config(
     };
     // PostgreSQL never resumes; and a resumed session would not show its certificate to the verifier again.
     config.resumption = Resumption::disabled();
-    Ok(config)
+    Ok((config, warnings))
 }
 
-fn server_check(params: &ConnectorParams<'_>, provider: &CryptoProvider) -> Result<ServerCheck, TlsError> {
+fn server_check(
+    params: &ConnectorParams<'_>,
+    provider: &CryptoProvider,
+) -> Result<(ServerCheck, Vec<String>), TlsError> {
     if !params.sslmode.verifies_chain() {
-        return Ok(ServerCheck::None);
+        return Ok((ServerCheck::None, Vec::new()));
     }
     let setting = format!("{PREFIX}_ca_file");
     let Some(ca) = params.ca else {
         let reason = format!("server_tls_sslmode={} needs the CA of the servers' certificates", params.sslmode);
         return Err(TlsError::Missing { setting, reason });
     };
-    let store = trust_store(PREFIX, ca, &pem::certificates(&setting, ca)?, provider)?;
-    Ok(match params.sslmode {
+    let (store, warnings) = trust_store(PREFIX, ca, &pem::certificates(&setting, ca)?, provider)?;
+    let check = match params.sslmode {
         SslMode::VerifyFull => ServerCheck::ChainAndName(store),
         _ => ServerCheck::Chain(store),
-    })
+    };
+    Ok((check, warnings))
 }
 
 fn own_certificate(params: &ConnectorParams<'_>) -> Result<Option<Arc<dyn ResolvesClientCert>>, TlsError> {

@@ -1,7 +1,7 @@
 //! Why a TLS configuration cannot be used, and why a handshake failed, in words for an operator.
 
 use jiff::Timestamp;
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
 use rustls_pki_types::UnixTime;
 
 /// A TLS configuration that cannot be used. Every text names the setting (and the file) and says what is wrong with it.
@@ -99,8 +99,34 @@ pub fn failure_text(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(reason) => format!("certificate verify failed: {}", certificate_text(reason)),
         rustls::Error::NoCertificatesPresented => "peer did not return a certificate".to_owned(),
+        rustls::Error::AlertReceived(alert) => alert_text(*alert),
         other => other.to_string(),
     }
+}
+
+/// What the other side says of us, in OpenSSL's words, with what it mostly means.
+fn alert_text(alert: AlertDescription) -> String {
+    let text = match alert {
+        AlertDescription::UnknownCA => {
+            "tlsv1 alert unknown ca (the other side does not trust the CA of our certificate)"
+        }
+        AlertDescription::BadCertificate => "tlsv1 alert bad certificate (the other side refuses our certificate)",
+        AlertDescription::CertificateExpired => "tlsv1 alert certificate expired (our certificate is out of date)",
+        AlertDescription::CertificateUnknown => {
+            "tlsv1 alert certificate unknown (the other side refuses our certificate)"
+        }
+        AlertDescription::UnsupportedCertificate => {
+            "tlsv1 alert unsupported certificate (our certificate is for other purposes)"
+        }
+        AlertDescription::CertificateRequired => {
+            "tlsv13 alert certificate required (the other side wants a certificate of us)"
+        }
+        AlertDescription::ProtocolVersion => "tlsv1 alert protocol version (no TLS version in common)",
+        AlertDescription::HandshakeFailure => "tlsv1 alert handshake failure (no cipher suite or curve in common)",
+        AlertDescription::NoApplicationProtocol => "tlsv1 alert no application protocol",
+        other => return format!("received alert: {other:?}"),
+    };
+    text.to_owned()
 }
 
 fn certificate_text(reason: &CertificateError) -> String {

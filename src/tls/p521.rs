@@ -2,9 +2,9 @@
 //!
 //! Two things need it: `client_tls_ecdhcurve = secp521r1`, and PostgreSQL servers whose certificate has a P-521 key and that
 //! speak TLS 1.2: there a server may show such a certificate only to clients that name the curve (RFC 8422, 5.1.1).
+//! As everywhere in the TLS library, the randomness of a key is the cryptography library's own; it cannot be handed in.
 
-use aws_lc_rs::agreement::{self, ECDH_P521, EphemeralPrivateKey, PublicKey, UnparsedPublicKey};
-use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::agreement::{self, ECDH_P521, PrivateKey, PublicKey, UnparsedPublicKey};
 use rustls::crypto::{ActiveKeyExchange, GetRandomFailed, SharedSecret, SupportedKxGroup};
 use rustls::{Error, NamedGroup, PeerMisbehaved};
 
@@ -20,8 +20,7 @@ struct P521;
 
 impl SupportedKxGroup for P521 {
     fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, Error> {
-        let private_key =
-            EphemeralPrivateKey::generate(&ECDH_P521, &SystemRandom::new()).map_err(|_| GetRandomFailed)?;
+        let private_key = PrivateKey::generate(&ECDH_P521).map_err(|_| GetRandomFailed)?;
         let public_key = private_key.compute_public_key().map_err(|_| GetRandomFailed)?;
         Ok(Box::new(Exchange { private_key, public_key }))
     }
@@ -32,7 +31,7 @@ impl SupportedKxGroup for P521 {
 }
 
 struct Exchange {
-    private_key: EphemeralPrivateKey,
+    private_key: PrivateKey,
     public_key: PublicKey,
 }
 
@@ -44,7 +43,7 @@ impl ActiveKeyExchange for Exchange {
             return Err(refused);
         }
         let peer = UnparsedPublicKey::new(&ECDH_P521, peer_pub_key);
-        agreement::agree_ephemeral(self.private_key, &peer, refused, |secret| Ok(SharedSecret::from(secret)))
+        agreement::agree(&self.private_key, peer, refused, |secret| Ok(SharedSecret::from(secret)))
     }
 
     fn pub_key(&self) -> &[u8] {

@@ -124,7 +124,7 @@ pub(super) fn certificates(setting: &str, file: PemFile<'_>) -> Result<Vec<Certi
 }
 
 /// The first private key of a file. Encrypted keys are refused: nobody is there to type the password.
-pub(super) fn private_key(setting: &str, file: PemFile<'_>) -> Result<PrivateKeyDer<'static>, TlsError> {
+pub(super) fn private_key(setting: &str, file: PemFile<'_>) -> Result<Zeroizing<PrivateKeyDer<'static>>, TlsError> {
     for block in blocks(file.bytes) {
         if block.encrypted || block.label == "ENCRYPTED PRIVATE KEY" {
             return Err(TlsError::file(
@@ -143,7 +143,7 @@ pub(super) fn private_key(setting: &str, file: PemFile<'_>) -> Result<PrivateKey
         let contents = block.contents.ok_or_else(|| {
             TlsError::file(setting, file.path, format!("the block {} is cut off or not base64", block.label))
         })?;
-        return Ok(wrap(contents.to_vec()));
+        return Ok(Zeroizing::new(wrap(contents.to_vec())));
     }
     Err(TlsError::file(setting, file.path, nothing_found(file, "private key")))
 }

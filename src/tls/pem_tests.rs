@@ -10,7 +10,7 @@ fn certs(text: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 fn key(text: &str) -> Result<PrivateKeyDer<'static>, TlsError> {
-    private_key("client_tls_key_file", file(text))
+    private_key("client_tls_key_file", file(text)).map(|key| key.clone_key())
 }
 
 const CERT_A: &str = "-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n";

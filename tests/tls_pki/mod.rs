@@ -53,6 +53,11 @@ leaf anyuse ca "/CN=localhost" "$SAN\nextendedKeyUsage=anyExtendedKeyUsage"
 leaf signonly ca "/CN=localhost" "$SAN\nkeyUsage=keyCertSign"
 leaf critical ca "/CN=localhost" "$SAN\n1.2.3.4=critical,DER:0500"
 leaf policies ca "/CN=localhost" "$SAN\ncertificatePolicies=critical,1.2.3.4"
+leaf emptysubject ca "/" "subjectAltName=critical,DNS:localhost"
+ec forever; openssl req -new -key forever.key -subj "/CN=localhost" -out forever.csr
+openssl x509 -req -in forever.csr -CA ca.crt -CAkey ca.key -set_serial -5 -days 2900000 -out forever.crt
+ec unserial; openssl req -new -key unserial.key -subj "/CN=localhost" -out unserial.csr
+openssl x509 -req -in unserial.csr -CA ca.crt -CAkey ca.key -set_serial 0 -days 1000 -out unserial.crt
 leaf mustca ca "/CN=localhost" "$SAN\nbasicConstraints=CA:TRUE"
 
 leaf sha1 ca "/CN=localhost" "$SAN" -sha1
@@ -106,6 +111,15 @@ cat belownosign.crt nosign.crt > kuasca.crt; cp belownosign.key kuasca.key
 leaf ekuinter ca "/CN=Client intermediate" "$CA\nextendedKeyUsage=clientAuth"
 leaf beloweku ekuinter "/CN=localhost" "$SAN"
 cat beloweku.crt ekuinter.crt > ekuchain.crt; cp beloweku.key ekuchain.key
+
+# A tangle: many CAs with one name and one key, each of which may have issued each.
+ec tangle; i=0
+while test $i -lt 12; do
+    i=$((i + 1))
+    openssl req -new -x509 -key tangle.key -days 3650 -set_serial $i -out tangle$i.crt -subj "/CN=Tangle"
+done
+cp tangle1.crt tangle.crt
+leaf tangled tangle "/CN=localhost" "$SAN"
 
 # Name constraints.
 leaf only ca "/CN=Constrained" "$CA\nnameConstraints=critical,permitted;DNS:localhost,permitted;IP:127.0.0.0/255.0.0.0"

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Cell, Column, Row, numeric, text};
-use crate::snapshot::{Counters, Snapshot};
+use crate::snapshot::{Counters, Snapshot, StatsRow};
 
 pub(super) const STATS: &[Column] = &[
     text("database"),
@@ -87,13 +87,19 @@ const TOTALS_NAMES: [&str; 12] = [
 #[derive(Clone, Copy, Default)]
 struct Sum {
     now: Counters,
+    last: Counters,
     before: Counters,
 }
 
 impl Sum {
-    fn add(&mut self, now: &Counters, before: &Counters) {
-        self.now = self.now.plus(now);
-        self.before = self.before.plus(before);
+    fn add(&mut self, row: &StatsRow) {
+        self.now = self.now.plus(&row.now);
+        self.last = self.last.plus(&row.last);
+        self.before = self.before.plus(&row.before);
+    }
+
+    fn averages(&self, span_us: u64) -> Counters {
+        self.last.average_since(&self.before, span_us)
     }
 }
 
@@ -109,7 +115,7 @@ pub(super) fn by_database(
 ) -> Box<dyn Iterator<Item = Row<'_>> + '_> {
     let mut sums: BTreeMap<&str, Sum> = BTreeMap::new();
     for row in &snapshot.stats {
-        sums.entry(&row.database).or_default().add(&row.now, &row.before);
+        sums.entry(&row.database).or_default().add(row);
     }
     let span_us = snapshot.stats_span_us;
     Box::new(sums.into_iter().map(move |(database, sum)| {
@@ -119,7 +125,7 @@ pub(super) fn by_database(
             row.extend(numbers(&sum.now));
         }
         if averages {
-            row.extend(numbers(&sum.now.average_since(&sum.before, span_us)));
+            row.extend(numbers(&sum.averages(span_us)));
         }
         row
     }))
@@ -129,9 +135,9 @@ pub(super) fn by_database(
 pub(super) fn totals(snapshot: &Snapshot) -> Box<dyn Iterator<Item = Row<'_>> + '_> {
     let mut sum = Sum::default();
     for row in &snapshot.stats {
-        sum.add(&row.now, &row.before);
+        sum.add(row);
     }
-    let averages = sum.now.average_since(&sum.before, snapshot.stats_span_us);
+    let averages = sum.averages(snapshot.stats_span_us);
     let named = |prefix: &'static str, counters: &Counters| {
         let rows = TOTALS_NAMES.into_iter().zip(counters.columns());
         rows.map(move |(name, n)| vec![format!("{prefix}{name}").into(), Cell::Numeric(n)])

@@ -26,7 +26,7 @@ pub(super) async fn request(shared: &Arc<Shared>, request: ClientId, key: &Cance
         tracing::debug!("cancel request {request}: client {} has no server", client.id);
         return;
     };
-    shared.pools.with(|registry, _, out| registry.cancel(request, target, out));
+    shared.pools.with(|registry, now, out| registry.cancel(now, request, target, out));
 }
 
 /// Carries the request; the registry has asked for it.

@@ -99,6 +99,8 @@ pub struct Start {
     pub seat: SeatGuard,
     /// Its pool.
     pub context: Arc<PoolContext>,
+    /// What holds for it there.
+    pub route: Arc<Route>,
     /// Its tracked parameters.
     pub values: Values,
     /// Its cancel key.
@@ -113,7 +115,7 @@ impl Session {
         let mut session = Self {
             shared: Arc::clone(shared),
             params: shared.params(),
-            route: start.context.route(),
+            route: start.route,
             context: start.context,
             generation: shared.generation(),
             info: start.info,
@@ -159,7 +161,9 @@ impl Session {
         if generation != self.generation {
             self.generation = generation;
             self.params = self.shared.params();
-            self.route = self.context.route();
+            if let Some(route) = self.shared.directory().renew(&self.route) {
+                self.route = route;
+            }
             self.adopt_settings();
         }
     }

@@ -57,6 +57,8 @@ pub enum Destination {
     Pool {
         /// The pool.
         context: Arc<PoolContext>,
+        /// What holds for this client in it.
+        route: Arc<Route>,
         /// Its tracked parameters.
         values: Values,
         /// Its cancel key.
@@ -305,7 +307,7 @@ impl Arrival {
             *lock(&info.application_name) = String::from_utf8_lossy(values.get(index).unwrap_or_default()).into_owned();
         }
         self.send(&welcome).await?;
-        Ok(Destination::Pool { context, values, key })
+        Ok(Destination::Pool { context, route, values, key })
     }
 
     fn log_attempt(&self, info: &ClientInfo) {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
 
 use super::server::Server;
 use crate::clock::Time;
@@ -304,6 +305,7 @@ impl fmt::Display for ServerInfo {
 pub struct Roster {
     clients: Mutex<FxHashMap<ClientId, Arc<ClientInfo>>>,
     servers: Mutex<FxHashMap<ServerId, Arc<ServerInfo>>>,
+    left: Notify,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -319,6 +321,18 @@ impl Roster {
     /// A client left.
     pub fn remove_client(&self, id: ClientId) {
         lock(&self.clients).remove(&id);
+        self.left.notify_waiters();
+    }
+
+    /// Waits until no client is left in any pool; those on the console do not count.
+    pub async fn empty(&self) {
+        loop {
+            let left = self.left.notified();
+            if !lock(&self.clients).values().any(|client| client.pool().is_some()) {
+                return;
+            }
+            left.await;
+        }
     }
 
     /// One client.

@@ -112,6 +112,8 @@ pub struct Route {
     pub user: UserId,
     /// The user that servers are logged in to as.
     pub server_user: String,
+    /// The user that clients of this route logged in as.
+    pub client_user: String,
     /// What is on file to log in to servers with.
     pub server_secret: Option<Secret>,
     /// When a server goes back.

@@ -1,0 +1,280 @@
+//! From a configuration file to everything that is built of it: TLS, users, parameters of sessions and pools. All or nothing:
+//! what is returned here is complete, and what fails leaves the running configuration as it was.
+
+use std::fs;
+use std::io;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use super::directory::{ConfigDirectory, Numbers};
+use crate::auth::{Method, UserList};
+use crate::config::{self, AuthType, Config, Problem, Settings};
+use crate::net::dial::TcpOptions;
+use crate::pool::GlobalParams;
+use crate::session::io::route::{LogParams, Params};
+use crate::session::params::Tracked;
+use crate::tls::{Acceptor, AcceptorParams, Connector, ConnectorParams, PemFile, SslMode, TlsError};
+
+/// A configuration that can be put in force.
+pub struct Setup {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Who is who.
+    pub directory: Arc<ConfigDirectory>,
+    /// Settings of sessions.
+    pub params: Params,
+    /// Settings of pools.
+    pub globals: GlobalParams,
+    /// What to log about it.
+    pub warnings: Vec<String>,
+}
+
+/// Why a configuration cannot be put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The file.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Config(Vec<Problem>),
+    /// A TLS setting or file.
+    #[error("TLS setup failed: {0}")]
+    Tls(String),
+    /// The file of users.
+    #[error("auth_file: could not open \"{path}\": {source}; create it or correct the setting auth_file")]
+    AuthFile {
+        /// As configured.
+        path: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+impl From<TlsError> for SetupError {
+    fn from(error: TlsError) -> Self {
+        Self::Tls(error.to_string())
+    }
+}
+
+/// Reads the file.
+///
+/// # Errors
+/// [`SetupError::Config`], everything that is wrong at once.
+pub fn read(path: &Path) -> Result<(Config, Vec<Problem>), SetupError> {
+    config::load(path, &mut |path| fs::read(path)).map_err(SetupError::Config)
+}
+
+/// Builds everything of a configuration.
+///
+/// # Errors
+/// [`SetupError`].
+pub fn build(config: Config, numbers: &Arc<Mutex<Numbers>>, tracked: &Arc<Tracked>) -> Result<Setup, SetupError> {
+    let mut warnings = Vec::new();
+    let acceptor = acceptor(&config.settings, &mut warnings)?;
+    let connector = Arc::new(connector(&config.settings, &mut warnings)?);
+    assemble(config, (acceptor, connector), numbers, tracked, warnings)
+}
+
+/// As [`build`], but where the TLS settings cannot be used those of `running` stay in force (PgBouncer: a SET of half of a new
+/// set of files must not fail). The second value tells why, if so.
+///
+/// # Errors
+/// [`SetupError`], but for those of TLS.
+pub fn build_keeping_tls(
+    config: Config,
+    running: &Params,
+    numbers: &Arc<Mutex<Numbers>>,
+) -> Result<(Setup, Option<SetupError>), SetupError> {
+    let mut warnings = Vec::new();
+    let settings = &config.settings;
+    let fresh = acceptor(settings, &mut warnings)
+        .and_then(|acceptor| Ok((acceptor, Arc::new(connector(settings, &mut warnings)?))));
+    let (tls, problem) = match fresh {
+        Ok(tls) => (tls, None),
+        Err(error) => ((running.acceptor.clone(), Arc::clone(&running.connector)), Some(error)),
+    };
+    Ok((assemble(config, tls, numbers, &running.tracked, warnings)?, problem))
+}
+
+fn assemble(
+    config: Config,
+    (acceptor, connector): (Option<Arc<Acceptor>>, Arc<Connector>),
+    numbers: &Arc<Mutex<Numbers>>,
+    tracked: &Arc<Tracked>,
+    mut warnings: Vec<String>,
+) -> Result<Setup, SetupError> {
+    let settings = &config.settings;
+    let users = Arc::new(users(settings, &mut warnings)?);
+    let params = params(settings, acceptor, connector, &users, tracked);
+    let globals = globals(settings);
+    let config = Arc::new(config);
+    let directory = Arc::new(ConfigDirectory::new(Arc::clone(&config), users, Arc::clone(numbers)));
+    Ok(Setup { config, directory, params, globals, warnings })
+}
+
+/// The parameters that follow clients, from the settings at start.
+#[must_use]
+pub fn tracked(settings: &Settings) -> Arc<Tracked> {
+    Arc::new(Tracked::new(settings.track_extra_parameters.iter()))
+}
+
+fn tls_mode(mode: config::SslMode) -> SslMode {
+    match mode {
+        config::SslMode::Disable => SslMode::Disable,
+        config::SslMode::Allow => SslMode::Allow,
+        config::SslMode::Prefer => SslMode::Prefer,
+        config::SslMode::Require => SslMode::Require,
+        config::SslMode::VerifyCa => SslMode::VerifyCa,
+        config::SslMode::VerifyFull => SslMode::VerifyFull,
+    }
+}
+
+/// A file named by a TLS setting; nothing if the setting is empty.
+fn tls_file(setting: &str, path: &str) -> Result<Option<Vec<u8>>, SetupError> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let describe = |error: io::Error| {
+        let text = error.to_string();
+        // "No such file or directory (os error 2)": the number is for programmers.
+        let text = text.split(" (os error").next().unwrap_or_default().to_owned();
+        SetupError::Tls(format!("{setting}: could not read \"{path}\": {text}"))
+    };
+    fs::read(path).map(Some).map_err(describe)
+}
+
+fn acceptor(settings: &Settings, warnings: &mut Vec<String>) -> Result<Option<Arc<Acceptor>>, SetupError> {
+    let sslmode = tls_mode(settings.client_tls_sslmode);
+    if sslmode == SslMode::Disable {
+        return Ok(None);
+    }
+    let cert = tls_file("client_tls_cert_file", &settings.client_tls_cert_file)?;
+    let key = tls_file("client_tls_key_file", &settings.client_tls_key_file)?;
+    let ca = tls_file("client_tls_ca_file", &settings.client_tls_ca_file)?;
+    let (Some(cert), Some(key)) = (&cert, &key) else {
+        let text = "client_tls_sslmode needs client_tls_cert_file and client_tls_key_file; name both, or set it to disable";
+        return Err(SetupError::Tls(text.into()));
+    };
+    let acceptor = Acceptor::new(&AcceptorParams {
+        sslmode,
+        cert: PemFile { path: &settings.client_tls_cert_file, bytes: cert },
+        key: PemFile { path: &settings.client_tls_key_file, bytes: key },
+        ca: ca.as_deref().map(|bytes| PemFile { path: &settings.client_tls_ca_file, bytes }),
+        protocols: &settings.client_tls_protocols,
+        ciphers: &settings.client_tls_ciphers,
+        tls13_ciphers: settings.client_tls13_ciphers.get().unwrap_or_default(),
+        ecdhcurve: &settings.client_tls_ecdhcurve,
+        dheparams: &settings.client_tls_dheparams,
+    })?;
+    warnings.extend(acceptor.warnings().iter().map(ToString::to_string));
+    Ok(Some(Arc::new(acceptor)))
+}
+
+fn connector(settings: &Settings, warnings: &mut Vec<String>) -> Result<Connector, SetupError> {
+    let sslmode = tls_mode(settings.server_tls_sslmode);
+    let (mut cert, mut key, mut ca) = (None, None, None);
+    if sslmode != SslMode::Disable {
+        cert = tls_file("server_tls_cert_file", &settings.server_tls_cert_file)?;
+        key = tls_file("server_tls_key_file", &settings.server_tls_key_file)?;
+        ca = tls_file("server_tls_ca_file", &settings.server_tls_ca_file)?;
+    }
+    let connector = Connector::new(&ConnectorParams {
+        sslmode,
+        ca: ca.as_deref().map(|bytes| PemFile { path: &settings.server_tls_ca_file, bytes }),
+        cert: cert.as_deref().map(|bytes| PemFile { path: &settings.server_tls_cert_file, bytes }),
+        key: key.as_deref().map(|bytes| PemFile { path: &settings.server_tls_key_file, bytes }),
+        protocols: &settings.server_tls_protocols,
+        ciphers: &settings.server_tls_ciphers,
+        tls13_ciphers: settings.server_tls13_ciphers.get().unwrap_or_default(),
+    })?;
+    warnings.extend(connector.warnings().iter().map(ToString::to_string));
+    Ok(connector)
+}
+
+fn users(settings: &Settings, warnings: &mut Vec<String>) -> Result<UserList, SetupError> {
+    let Some(path) = settings.auth_file.get() else { return Ok(UserList::default()) };
+    match fs::read(path) {
+        Ok(bytes) => {
+            let (users, odd) = UserList::parse(&bytes);
+            warnings.extend(odd.iter().map(|w| format!("{path}:{}: {}", w.line, w.text)));
+            Ok(users)
+        }
+        Err(source) => Err(SetupError::AuthFile { path: path.to_owned(), source }),
+    }
+}
+
+fn method(auth_type: AuthType) -> Method {
+    match auth_type {
+        AuthType::Any => Method::Any,
+        AuthType::Trust => Method::Trust,
+        AuthType::Plain => Method::Plain,
+        AuthType::Md5 => Method::Md5,
+        AuthType::Cert => Method::Cert,
+        AuthType::ScramSha256 => Method::ScramSha256,
+        AuthType::ScramSha256Plus => Method::ScramSha256Plus,
+        // Nobody is let in by rules that nobody reads.
+        AuthType::Hba => Method::Reject,
+    }
+}
+
+fn params(
+    settings: &Settings,
+    acceptor: Option<Arc<Acceptor>>,
+    connector: Arc<Connector>,
+    users: &UserList,
+    tracked: &Arc<Tracked>,
+) -> Params {
+    let check = &settings.server_check_query;
+    let check = match check.as_str() {
+        "" => None,
+        "<empty>" => Some(Vec::new()),
+        query => Some(query.as_bytes().to_vec()),
+    };
+    Params {
+        tls_required: acceptor.as_ref().is_some_and(|a| a.sslmode().requires_tls()),
+        acceptor,
+        method: method(settings.auth_type),
+        scram_iterations: NonZeroU32::new(settings.scram_iterations).unwrap_or(NonZeroU32::MIN),
+        mock_kind: users.prevailing_kind(),
+        client_login_timeout: settings.client_login_timeout,
+        server_connect_timeout: settings.server_connect_timeout,
+        cancel_wait_timeout: settings.cancel_wait_timeout,
+        query_wait_notify: std::time::Duration::from_secs(settings.query_wait_notify.into()),
+        max_prepared_statements: settings.max_prepared_statements as usize,
+        max_packet_len: settings.max_packet_size.0 as usize,
+        server_check_query: check,
+        server_reset_query: settings.server_reset_query.clone().into_bytes(),
+        reset_always: settings.server_reset_query_always,
+        server_fast_close: settings.server_fast_close,
+        application_name_add_host: settings.application_name_add_host,
+        refuse_simple_queries: settings.disable_pqexec,
+        login_notify_message: settings.login_notify_message.clone(),
+        ignored_startup_parameters: settings.ignore_startup_parameters.iter().map(str::to_owned).collect(),
+        tracked: Arc::clone(tracked),
+        tcp: TcpOptions {
+            keepalive: settings.tcp_keepalive,
+            keepidle_s: settings.tcp_keepidle,
+            keepintvl_s: settings.tcp_keepintvl,
+            keepcnt: settings.tcp_keepcnt,
+            user_timeout_ms: settings.tcp_user_timeout,
+            socket_buffer_len: settings.tcp_socket_buffer,
+        },
+        connector,
+        log: LogParams {
+            connections: settings.log_connections,
+            disconnections: settings.log_disconnections,
+            pooler_errors: settings.log_pooler_errors,
+        },
+    }
+}
+
+fn globals(settings: &Settings) -> GlobalParams {
+    GlobalParams {
+        reserve_pool_timeout: settings.reserve_pool_timeout,
+        server_idle_timeout: settings.server_idle_timeout,
+        server_check_delay: settings.server_check_delay,
+        server_check: !settings.server_check_query.is_empty(),
+        server_login_retry: settings.server_login_retry,
+        server_round_robin: settings.server_round_robin,
+        pool_idle_timeout: settings.pool_idle_timeout,
+    }
+}

@@ -1,0 +1,277 @@
+//! Serves one client of the admin console: frames to the core, its actions to the daemon.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+
+use jiff::tz::TimeZone;
+use tokio::io::AsyncWriteExt;
+
+use super::directory::{CONSOLE_DATABASE, admin_entry};
+use super::run::Daemon;
+use super::shutdown::Phase;
+use crate::admin::{
+    self, Action, ActionResult, Console, DatabaseStanding, MAX_FRAME_BYTES, Refusal, Rights, ShutdownMode, Standing,
+    TLS_NOT_APPLIED, Then, Turn,
+};
+use crate::fault::{Culprit, Fault};
+use crate::ids::ClientId;
+use crate::net::buffer::Buffer;
+use crate::net::stream::Stream;
+use crate::pool::{DatabaseId, Mode};
+use crate::session::io::login::{CONSOLE, SeatGuard};
+use crate::session::io::roster::{ClientInfo, Doing, Ending};
+use crate::session::io::shared::lock;
+use crate::snapshot::Activity;
+use crate::wire::frame::{HEAD_LEN, head};
+use crate::wire::reply;
+use crate::wire::startup::CancelKey;
+
+/// A client that has logged in to the console.
+pub struct Client {
+    pub(super) stream: Stream,
+    pub(super) input: Buffer,
+    pub(super) info: Arc<ClientInfo>,
+    pub(super) _seat: SeatGuard,
+    pub(super) key: CancelKey,
+    pub(super) back_door: bool,
+}
+
+/// Serves the client to its end.
+pub async fn serve(daemon: &Arc<Daemon>, mut client: Client) {
+    let rights = if client.back_door {
+        Rights::Admin
+    } else {
+        admin_entry(&daemon.config(), &client.info.user, false).rights().unwrap_or(Rights::Stats)
+    };
+    client.info.set_doing(Doing::Active);
+    let reason = match run(daemon, &mut client, rights).await {
+        Ok(reason) => reason,
+        Err(error) => format!("client unexpected eof ({error})"),
+    };
+    lock(&daemon.shared.keys).revoke(&client.key);
+    daemon.shared.roster.remove_client(client.info.id);
+    if daemon.config().settings.log_disconnections {
+        let age_s = crate::clock::Time::now().since(client.info.connected_at).as_secs();
+        tracing::info!("{} closing because: {reason} (age={age_s}s)", client.info);
+    }
+    // The client may be gone already.
+    let _ = client.stream.shutdown().await;
+}
+
+async fn run(daemon: &Arc<Daemon>, client: &mut Client, rights: Rights) -> io::Result<String> {
+    let mut out = admin::welcome([]).to_vec();
+    reply::put_backend_key_data(&mut out, &client.key);
+    out.extend_from_slice(reply::READY_IDLE);
+    send(client, &out).await?;
+    let mut console = Console::new(rights, TimeZone::system());
+    loop {
+        let Some((tag, body)) = next_frame(client).await? else {
+            let turn = console.oversized();
+            send(client, &turn.reply).await?;
+            return Ok("message too long".to_owned());
+        };
+        let mut turn = console.on_frame(tag, &body);
+        loop {
+            let Turn { reply, errors, ran_query, then } = turn;
+            if ran_query {
+                let stats = daemon.shared.stats_of(CONSOLE_DATABASE);
+                stats.queries.fetch_add(1, Ordering::Relaxed);
+                stats.transactions.fetch_add(1, Ordering::Relaxed);
+            }
+            for fault in errors {
+                tracing::warn!("{} pooler error: {fault}", client.info);
+            }
+            send(client, &reply).await?;
+            match then {
+                Then::Read => break,
+                Then::Close(reason) => return Ok(reason.into_owned()),
+                Then::Act(action) => {
+                    let result = perform(daemon, client, &action).await?;
+                    turn = console.finish(result);
+                }
+            }
+        }
+    }
+}
+
+async fn send(client: &mut Client, bytes: &[u8]) -> io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    client.stream.write_all(bytes).await?;
+    client.stream.flush().await
+}
+
+/// The next whole frame; `None` if it is longer than the console takes.
+async fn next_frame(client: &mut Client) -> io::Result<Option<(u8, Vec<u8>)>> {
+    loop {
+        let bad = |e| io::Error::new(io::ErrorKind::InvalidData, e);
+        if let Some(head) = head(client.input.bytes()).map_err(bad)? {
+            if head.body_len() > MAX_FRAME_BYTES {
+                return Ok(None);
+            }
+            if let Some(body) = client.input.bytes().get(HEAD_LEN..head.total) {
+                let body = body.to_vec();
+                client.input.consume(head.total);
+                return Ok(Some((head.tag, body)));
+            }
+            client.input.make_room(head.total);
+        }
+        fill(client).await?;
+    }
+}
+
+async fn fill(client: &mut Client) -> io::Result<()> {
+    if client.input.is_full() {
+        let want = client.input.len() + 1;
+        client.input.make_room(want);
+    }
+    let n = poll_fn(|cx| match client.info.ending() {
+        Some(Ending { fault, .. }) => Poll::Ready(Err(io::Error::other(fault))),
+        None => client.input.poll_fill(cx, &mut client.stream),
+    });
+    if n.await? == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+}
+
+async fn perform(daemon: &Arc<Daemon>, client: &mut Client, action: &Action) -> io::Result<ActionResult> {
+    if let Action::Show { needs, .. } = action {
+        return Ok(ActionResult::Snapshot(Box::new(daemon.picture(*needs))));
+    }
+    let database = resolve(daemon, action);
+    let verdict = action.verdict(&standing(daemon, database));
+    if verdict.log
+        && let Some(text) = action.log_text()
+    {
+        tracing::info!("{text}");
+    }
+    if let Some(refusal) = verdict.refusal {
+        return Ok(ActionResult::Refused(refusal));
+    }
+    let id = database.map(|(id, _)| id);
+    let pools = &daemon.shared.pools;
+    match action {
+        Action::Pause(_) => {
+            pools.with(|r, now, out| match id {
+                Some(id) => r.pause(now, id, out),
+                None => r.pause_all(now, out),
+            });
+            return wait_until(daemon, client, || pools.with(|r, _, _| r.busy(id)) == 0).await;
+        }
+        Action::Resume(_) => pools.with(|r, now, _| match id {
+            Some(id) => {
+                r.resume(now, id);
+            }
+            None => r.resume_all(now),
+        }),
+        Action::Suspend => pools.with(|r, _, _| r.suspend()),
+        Action::WaitClose(_) => {
+            return wait_until(daemon, client, || pools.with(|r, _, _| r.closing(id)) == 0).await;
+        }
+        Action::Reconnect(_) => pools.with(|r, now, out| r.reconnect(now, id, out)),
+        Action::Kill(_) => pools.with(|r, now, out| match id {
+            Some(id) => r.kill(now, id, out),
+            None => r.kill_all(now, out),
+        }),
+        Action::Disable(_) | Action::Enable(_) => {
+            let disabled = matches!(action, Action::Disable(_));
+            if let Some(id) = id {
+                pools.with(|r, _, _| r.set_disabled(id, disabled));
+            }
+        }
+        other => return Ok(perform_other(daemon, other)),
+    }
+    Ok(ActionResult::Done)
+}
+
+fn perform_other(daemon: &Daemon, action: &Action) -> ActionResult {
+    match action {
+        Action::Set { key, value } => match daemon.set(key, value) {
+            Ok(false) => ActionResult::Done,
+            Ok(true) => ActionResult::DoneWithNotice(TLS_NOT_APPLIED),
+            Err(reason) => {
+                tracing::error!("SET: {reason}");
+                ActionResult::Refused(Refusal::SetFailed)
+            }
+        },
+        Action::Reload => match daemon.reload() {
+            Ok(()) => ActionResult::Done,
+            Err(error) => {
+                for line in error.to_string().lines() {
+                    tracing::error!("{line}");
+                }
+                ActionResult::Refused(Refusal::ReloadFailed)
+            }
+        },
+        Action::KillClient(id) => match daemon.shared.roster.client(ClientId(*id)) {
+            Some(victim) => {
+                let fault = Fault::fatal(Culprit::Us, "admin forced disconnect").with_sqlstate("57P01");
+                victim.end(Ending { fault, at_once: true });
+                ActionResult::Done
+            }
+            None => ActionResult::Refused(Refusal::NoSuchClient),
+        },
+        Action::Shutdown(mode) => {
+            daemon.shutdown.advance(match mode {
+                ShutdownMode::Now => Phase::Now,
+                ShutdownMode::WaitForServers => Phase::WaitForServers,
+                ShutdownMode::WaitForClients => Phase::WaitForClients,
+            });
+            ActionResult::Done
+        }
+        _ => ActionResult::Failed(Fault::error(Culprit::Us, "internal error: action not performed")),
+    }
+}
+
+/// Waits for a condition of the pools, or for the client to hang up or cancel.
+async fn wait_until(
+    daemon: &Arc<Daemon>,
+    client: &mut Client,
+    mut is_so: impl FnMut() -> bool,
+) -> io::Result<ActionResult> {
+    loop {
+        let settled = daemon.shared.pools.settled();
+        if is_so() {
+            return Ok(ActionResult::Done);
+        }
+        tokio::select! {
+            () = settled => {}
+            filled = fill(client) => filled?,
+        }
+    }
+}
+
+/// The database that the action names, with its id; the fallback entry makes one where it may.
+fn resolve(daemon: &Daemon, action: &Action) -> Option<(DatabaseId, bool)> {
+    let name = action.database()?;
+    if name == CONSOLE {
+        return Some((CONSOLE_DATABASE, true));
+    }
+    let config = daemon.config();
+    let known = config.databases.contains_key(name) || lock(&daemon.numbers).database_named(name).is_some();
+    let made = action.registers_database() && config.autodb.is_some();
+    (known && config.database(name).is_some() || made).then(|| (lock(&daemon.numbers).database(name), false))
+}
+
+fn standing(daemon: &Daemon, database: Option<(DatabaseId, bool)>) -> Standing {
+    let ids: Vec<_> = lock(&daemon.numbers).databases().map(|(_, id)| id).collect();
+    daemon.shared.pools.with(|registry, _, _| Standing {
+        activity: activity(registry.mode()),
+        shutting_down: daemon.shutdown.phase() != Phase::Serving,
+        paused_databases: ids.iter().filter(|&&id| registry.is_paused(id)).count(),
+        database: database
+            .map(|(id, is_console)| DatabaseStanding { is_console, is_paused: registry.is_paused(id) }),
+    })
+}
+
+/// What the registry's mode is called in SHOW STATE.
+#[must_use]
+pub fn activity(mode: Mode) -> Activity {
+    match mode {
+        Mode::Active => Activity::Active,
+        Mode::Paused => Activity::Paused,
+        Mode::Suspended => Activity::Suspended,
+    }
+}
