@@ -211,9 +211,13 @@ def report(pools, before, after, stats, times, listen_port, users):
             raise Failed(f"{name} has not done its share:\n{table(rows)}")
     say(table(rows))
     say("\nWhere the queries went, as pgtandem counts (SHOW STATS)")
-    names = {"database": "database", "total_xact_count": "transactions", "total_query_count": "queries",
-             "avg_query_time": "avg query µs"}  # fmt: skip
-    say(table([{new: row[old] for old, new in names.items()} for row in stats if row["database"] != "pgbouncer"]))
+    rows = []
+    for row in stats:
+        queries, spent_us = int(row["total_query_count"]), int(row["total_query_time"])
+        if row["database"] != "pgbouncer" and queries:
+            rows.append({"database": row["database"], "transactions": row["total_xact_count"], "queries": queries,
+                         "mean time": f"{spent_us / queries / 1000:.2f} ms"})  # fmt: skip
+    say(table(rows))
     say("\nTime to connect, log in (TLS, md5) and run SELECT 1: medians")
     say(table([{"way": way, "time": f"{value:.2f} ms"} for way, value in times.items()]))
     say("\nTry it:")

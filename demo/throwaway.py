@@ -341,16 +341,18 @@ class PgClient:
         self.socket.close()
 
 
+NUMBER = re.compile(r"[-\d.,]+( ms)?$")
+
+
 def table(rows, columns=None):
-    """Rows (dictionaries) as text, numbers to the right."""
+    """Rows (dictionaries) as text; columns of numbers stand to the right."""
     columns = columns or (list(rows[0]) if rows else [])
-    cells = [columns] + [[str(row.get(name) if row.get(name) is not None else "") for name in columns] for row in rows]
-    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
-
-    def aligned(line):
-        number = re.compile(r"[-\d.,]+( ms)?$")
-        return "  ".join(c.rjust(w) if number.match(c) else c.ljust(w) for c, w in zip(line, widths)).rstrip()
-
-    heads = [cells[0][i].rjust(w) if all(re.match(r"[-\d.,]+( ms)?$", l[i]) for l in cells[1:]) else cells[0][i].ljust(w)
-             for i, w in enumerate(widths)]  # fmt: skip
-    return "\n".join(["  ".join(heads).rstrip()] + [aligned(line) for line in cells[1:]])
+    cells = [[str(row.get(name) if row.get(name) is not None else "") for name in columns] for row in rows]
+    lines = [""] * (len(cells) + 1)
+    for index, name in enumerate(columns):
+        values = [line[index] for line in cells]
+        width = max(len(text) for text in [name, *values])
+        right = all(NUMBER.match(text) for text in values)
+        for number, text in enumerate([name, *values]):
+            lines[number] += (text.rjust(width) if right else text.ljust(width)) + "  "
+    return "\n".join(line.rstrip() for line in lines)

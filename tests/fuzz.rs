@@ -1,8 +1,9 @@
 //! The fuzz targets on stable Rust: on their seeds, and on mutations of the seeds that are the same in every run.
-//! A slow target gets fewer rounds. `FUZZ_SECONDS=600 cargo test --release --test fuzz` goes on for longer, and `fuzz/run`
-//! uses a coverage-guided fuzzer.
+//! A slow target gets fewer rounds. `FUZZ_SECONDS=600 cargo test --release --test fuzz` goes on for longer, and
+//! `fuzz/run` uses a coverage-guided fuzzer.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a target may unwrap what it has just written itself")]
+#![expect(clippy::unwrap_used, reason = "a target may unwrap what it has just written itself")]
+#![expect(clippy::expect_used, reason = "and says what it expected")]
 #![expect(unreachable_pub, reason = "the targets are a library for the fuzzers")]
 
 #[path = "../fuzz/src/lib.rs"]

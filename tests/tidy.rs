@@ -133,7 +133,10 @@ fn imports(tree: &Tree) -> Complaints {
         }
         let own = if is_driver(path) { format!("{part}::io") } else { part.to_owned() };
         let Some(row) = find_row(&own) else {
-            bad.insert(format!("{path}:1: `{own}` is not in the import table: give it a row in tests/tidy.rs and in docs/ARCHITECTURE.md"));
+            bad.insert(format!(
+                "{path}:1: `{own}` is not in the import table: \
+                 give it a row in tests/tidy.rs and in docs/ARCHITECTURE.md"
+            ));
             continue;
         };
         for (line, used) in &source.paths {
@@ -143,7 +146,10 @@ fn imports(tree: &Tree) -> Complaints {
             if !own_core && !common && !row.may.contains(&target.as_str()) {
                 let used = used.join("::");
                 let used = used.trim_end_matches("::self");
-                bad.insert(format!("{path}:{line}: `{own}` may not import `{target}` (here `{used}`): see \"Who may import whom\" in docs/ARCHITECTURE.md"));
+                bad.insert(format!(
+                    "{path}:{line}: `{own}` may not import `{target}` (here `{used}`): \
+                     see \"Who may import whom\" in docs/ARCHITECTURE.md"
+                ));
             }
         }
     }
@@ -154,7 +160,10 @@ fn purity(tree: &Tree) -> Complaints {
     let mut bad = Complaints::new();
     for (path, source) in tree.sources.iter().filter(|(path, _)| is_pure(path)) {
         let mut complain = |line: &usize, what: &str, why: &str| {
-            bad.insert(format!("{path}:{line}: a pure file may not touch {why} (`{what}`): let it come in as an argument, or move this to io.rs"));
+            bad.insert(format!(
+                "{path}:{line}: a pure file may not touch {why} (`{what}`): \
+                 let it come in as an argument, or move this to io.rs"
+            ));
         };
         for (line, used) in &source.paths {
             let full = used.join("::");
@@ -225,7 +234,10 @@ fn openings(tree: &Tree) -> Complaints {
         // A title may stand above the paragraph.
         let paragraphs = opening.split(|line| line.is_empty()).take(2).map(|lines| lines.join(" ") + " ");
         if paragraphs.map(|text| text.matches(". ").count()).max().unwrap_or_default() < 2 {
-            bad.insert(format!("{path}:1: must open with a `//!` paragraph of two sentences or more: what the module decides, and what it must never know"));
+            bad.insert(format!(
+                "{path}:1: must open with a `//!` paragraph of two sentences or more: \
+                 what the module decides, and what it must never know"
+            ));
         }
     }
     bad
@@ -249,7 +261,10 @@ fn order(tree: &Tree) -> Complaints {
             for (line, target) in source.paths.iter().filter_map(|(line, path)| Some((line, target_of(path)?))) {
                 let below = lib.modules.iter().skip(index + 1).any(|(_, other)| *other == target);
                 if below {
-                    bad.insert(format!("{path}:{line}: uses `{target}`, which stands below `{name}` in src/lib.rs: modules stand in dependency order"));
+                    bad.insert(format!(
+                        "{path}:{line}: uses `{target}`, which stands below `{name}` in src/lib.rs: \
+                         modules stand in dependency order"
+                    ));
                 }
             }
         }
