@@ -1,0 +1,64 @@
+# make demo    a primary, two replicas and pgtandem with 200 clients, on this machine; leaves nothing behind
+# make check   installs what is missing and runs every test
+# make bench   pgtandem beside PgBouncer and a direct connection (BENCH_FLAGS='--quick')
+# make fuzz    fuzzes one parser: TARGET=frame SECONDS=60
+.PHONY: demo check bench fuzz fmt clippy test doc licences e2e demo-smoke tools
+.NOTPARALLEL:
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+# rustup's programs are often missing from PATH where no login shell has run.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+TARGET ?= frame
+SECONDS ?= 60
+
+demo:
+	@exec demo/run
+
+bench:
+	@exec benches/peers $(BENCH_FLAGS)
+
+check: tools fmt clippy test doc licences e2e demo-smoke
+	@echo "check: everything passed"
+
+tools:
+	@.ci/install python3 cc git openssl postgresql
+	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || \
+	    rustup component add rustfmt clippy
+
+fmt:
+	cargo fmt --check
+
+clippy:
+	cargo clippy --locked --all-targets -- -D warnings
+
+# Unit tests, tests/tidy.rs (the architecture's rules), simulations and the fuzz targets on their seeds.
+test:
+	if cargo nextest --version >/dev/null 2>&1; then \
+	    cargo nextest run --locked --all-targets && cargo test --locked --doc; \
+	else \
+	    cargo test --locked; \
+	fi
+
+doc:
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+
+licences:
+	if cargo deny --version >/dev/null 2>&1; then \
+	    cargo deny --locked check licenses bans sources; \
+	else \
+	    .ci/licences; \
+	fi
+
+# With the debug build: its overflow checks and assertions find more.
+e2e:
+	cargo build --locked --bin pgtandem
+	PGTANDEM_BIN=$(CARGO_TARGET_DIR)/debug/pgtandem tests/e2e/run
+
+demo-smoke:
+	DEMO_SECONDS=20 demo/run </dev/null
+
+fuzz:
+	@exec fuzz/run $(TARGET) $(SECONDS)
