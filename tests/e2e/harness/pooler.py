@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 
 from . import process
 from .configuration import Ini
+from .wire import Wire
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -128,6 +129,14 @@ class Pooler:
     def servers(self, database: str = "app") -> list[dict]:
         """The rows of SHOW SERVERS of one database."""
         return [r for r in self.admin("SHOW SERVERS") if r["database"] == database]
+
+    def wire(self, database: str = "app", user: str = "app", password: str = "app password", **more: str) -> Wire:
+        """A logged-in connection of raw frames."""
+        return self.raw().login(user, database, password, **more)
+
+    def raw(self, timeout: float = 15) -> Wire:
+        """A connection of raw frames on which nothing has been sent."""
+        return Wire(self.port, timeout=timeout)
 
     # -- memory, KiB
 
