@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from harness import process
 
-DEADLINE = 20
+DEADLINE = 30
 PROCESSES = 4
 PROGRAM = Path(__file__).parent / "harness/stress_client.py"
 POOLS = {"stress_tx": 10, "stress_stmt": 4, "stress_session": 3, "stress_replica": 3}
@@ -46,7 +46,7 @@ def run_stress(site, cluster, start_pooler, clients: int, seconds: int) -> tuple
         databases={name: (site.to_replica(0, f"pool_size={size}") if name == "stress_replica" else
                           site.to_primary(f"pool_size={size} pool_mode={MODES.get(name, 'transaction')}"))
                    for name, size in POOLS.items()},
-        max_client_conn=clients + 100, query_wait_timeout=15, server_login_retry=1, server_check_delay=1,
+        max_client_conn=clients + 100, query_wait_timeout=10, server_login_retry=1, server_check_delay=1,
         client_tls_sslmode="allow", client_tls_cert_file=site.pooler_cert.cert,
         client_tls_key_file=site.pooler_cert.key, log_connections=0, log_disconnections=0)
     running, memory, killed, most_servers = start_clients(pooler, clients, seconds, site.stand_in), [], 0, 0

@@ -88,7 +88,7 @@ class Client:
                 self.tally.operations[f"{self.mode} {name}"] += 1
             except Exception as error:  # noqa: BLE001: every kind is judged
                 self.judge(name, error)
-                if self.is_broken() or isinstance(error, TimeoutError):
+                if self.is_broken() or isinstance(error, TimeoutError) or name in STREAMING:
                     return
 
     def timed(self, _name: str):
@@ -169,7 +169,11 @@ class Psycopg(Client):
         text = str(error)
         if name == "connect" and "FATAL:" in text:
             return "(in text)", text.split("FATAL:", 1)[1].strip()  # psycopg gives no SQLSTATE for a failed login
+        while getattr(error, "sqlstate", None) is None and error.__context__ is not None:
+            error = error.__context__  # an error on the way out of a block hides the one that was the reason
         state = getattr(error, "sqlstate", None)
+        if state is None and "pipeline mode" in text:
+            return "(psycopg)", text  # its own state machine, when a connection ends inside a pipeline
         if state is None and self.connection.closed and self.farewell:
             return self.farewell
         return state or "", text
