@@ -1,6 +1,7 @@
 """Many clients over few servers, with servers killed under them: nobody sees another's data, nobody hangs.
 
-Bounds: every operation ends within DEADLINE seconds; the pooler's resident memory, once the clients are there (10 s in a
+Bounds: every operation ends within DEADLINE seconds (the clients share two cores with the servers; the summary tells how
+late they were themselves); the pooler's resident memory, once the clients are there (10 s in a
 long run, half-time in a short one), grows by no more than 10 % and 8 MiB.
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from harness import process
 
-DEADLINE = 30
+DEADLINE = 60
 PROCESSES = 4
 PROGRAM = Path(__file__).parent / "harness/stress_client.py"
 POOLS = {"stress_tx": 10, "stress_stmt": 4, "stress_session": 3, "stress_replica": 3}
@@ -25,7 +26,7 @@ def start_clients(pooler, clients: int, seconds: int, lenient: bool) -> list[sub
     share, running = clients // PROCESSES, []
     for number in range(PROCESSES):
         options = {"port": pooler.port, "first": 1000 + number * share, "count": share, "seconds": seconds,
-                   "deadline": DEADLINE, "lenient": lenient, "seed": int(os.environ.get("PGTANDEM_E2E_SEED", "1"))}
+                   "deadline": DEADLINE, "lenient": lenient, "think": clients / 20_000, "seed": int(os.environ.get("PGTANDEM_E2E_SEED", "1"))}
         running.append(subprocess.Popen([sys.executable, "-B", str(PROGRAM), json.dumps(options)], text=True,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                         env=process.clean_environment()))
@@ -63,7 +64,7 @@ def run_stress(site, cluster, start_pooler, clients: int, seconds: int) -> tuple
                 cluster.replicas[0].stop()
                 cluster.replicas[0].start()
                 restarted = True
-        total = {"operations": {}, "errors": {}, "violations": [], "rows": 0, "slowest": 0.0}
+        total = {"operations": {}, "errors": {}, "violations": [], "rows": 0, "slowest": 0.0, "lag": 0.0}
         for one in running:
             output, errors = one.communicate(timeout=3 * DEADLINE + 30)
             assert one.returncode == 0, errors[-3000:]
@@ -73,7 +74,8 @@ def run_stress(site, cluster, start_pooler, clients: int, seconds: int) -> tuple
                     total[kind][key] = total[kind].get(key, 0) + count
             total["violations"] += found["violations"]
             total["rows"] += found["rows"]
-            total["slowest"] = max(total["slowest"], found["slowest"])
+            for kind in ("slowest", "lag"):
+                total[kind] = max(total[kind], found[kind])
     finally:
         for one in running:
             if one.poll() is None:
@@ -91,7 +93,7 @@ def judge(total: dict, course: dict, clients: int, seconds: int, say) -> None:
     early = [kib for at, kib in course["memory"] if at <= settled] or [course["memory"][0][1]]
     late = [kib for at, kib in course["memory"] if at > settled] or early[-1:]
     say(f"\nisolation stress: {clients} clients, {seconds} s, {sum(total['operations'].values())} operations, "
-        f"{total['rows']} rows, {course['killed']} servers killed, slowest {total['slowest']:.1f} s, "
+        f"{total['rows']} rows, {course['killed']} servers killed, slowest {total['slowest']:.1f} s (clients late by {total['lag']:.1f} s), "
         f"memory {max(early) // 1024} -> {max(late) // 1024} MiB, {sum(total['errors'].values())} errors: "
         + "; ".join(f"{n} x {e}" for e, n in sorted(total["errors"].items(), key=lambda item: -item[1])[:6]))
     assert not total["violations"], "\n".join(total["violations"][:20])
