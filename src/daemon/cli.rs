@@ -1,0 +1,334 @@
+//! The command line: PgBouncer's flags, and the commands `check` and `convert`.
+//!
+//! Errors read as PgBouncer's (getopt's words, then the `Try` line) and end with status 1, so that scripts written for it
+//! go on working.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+/// The first line of `--version` and the value of `SHOW VERSION`: it starts as PgBouncer's does, since tools match that.
+pub const VERSION_LINE: &str = concat!("PgBouncer 1.25.2 (pgtandem ", env!("CARGO_PKG_VERSION"), ")");
+
+/// The lock file of the build, from which `--version` tells the versions of the libraries that matter for security.
+const LOCK_FILE: &str = include_str!("../../Cargo.lock");
+
+/// What the command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Invocation {
+    /// Serve.
+    Run(Run),
+    /// Check a configuration file, serve nothing.
+    Check {
+        /// The configuration file.
+        file: PathBuf,
+        /// Say only what is wrong.
+        quiet: bool,
+    },
+    /// Print a configuration file in the native TOML form.
+    Convert {
+        /// The configuration file.
+        file: PathBuf,
+    },
+    /// Print [`version_text`].
+    Version,
+    /// Print this text.
+    Help(String),
+}
+
+/// How to serve.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Run {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Go into the background (`-d`).
+    pub daemon: bool,
+    /// Nothing on stderr (`-q`).
+    pub quiet: bool,
+    /// How often `-v` was given.
+    pub verbose: u32,
+    /// The user to become (`-u`); goes before the setting `user`.
+    pub user: Option<String>,
+    /// Take over from the running process (`-R`).
+    pub reboot: bool,
+}
+
+/// A command line that cannot be obeyed. Its text is what goes to stderr, last line end excluded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageError {
+    program: String,
+    reason: String,
+}
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{0}: {1}\nTry \"{0} --help\" for more information.", self.program, self.reason)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+/// Read the command line, the program's name first (as it was called: it stands in help and errors).
+///
+/// A first argument `check` or `convert` is the command, even if there is a file of that name; `./check` and `-- check` are files.
+///
+/// # Errors
+/// What getopt would say against it, or `no configuration file specified`.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
+    let mut args = args.into_iter().peekable();
+    let program = args.peek().map_or_else(|| "pgtandem".to_owned(), |name| name.to_string_lossy().into_owned());
+    match command(&program).try_get_matches_from(args) {
+        Ok(matches) => invocation(&matches).ok_or_else(|| UsageError { reason: NO_FILE.to_owned(), program }),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp => Ok(Invocation::Help(error.render().to_string())),
+            ErrorKind::DisplayVersion => Ok(Invocation::Version),
+            _ => Err(UsageError { reason: reason(&error), program }),
+        },
+    }
+}
+
+/// The text of `--version`: [`VERSION_LINE`], then the libraries.
+#[must_use]
+pub fn version_text() -> String {
+    let version = |name| locked_version(name).unwrap_or("unknown");
+    format!(
+        "{VERSION_LINE}\nasync runtime: tokio {}\ntls: rustls {} (aws-lc-rs {})\nsystemd: yes\n",
+        version("tokio"),
+        version("rustls"),
+        version("aws-lc-rs")
+    )
+}
+
+/// Print the answer to `--version` or `--help` on stdout. A closed stdout is no error.
+#[must_use]
+pub fn answer(text: &str) -> ExitCode {
+    let mut out = io::stdout().lock();
+    let newline = if text.ends_with('\n') { "" } else { "\n" };
+    let _ = write!(out, "{text}{newline}").and_then(|()| out.flush());
+    ExitCode::SUCCESS
+}
+
+/// Print why the command line is refused on stderr; the exit status is 1.
+#[must_use]
+pub fn refuse(error: &UsageError) -> ExitCode {
+    let _ = writeln!(io::stderr().lock(), "{error}");
+    ExitCode::FAILURE
+}
+
+const NO_FILE: &str = "no configuration file specified";
+
+fn flag(long: &'static str, short: char) -> Arg {
+    Arg::new(long).long(long).short(short).action(ArgAction::SetTrue)
+}
+
+fn file() -> Arg {
+    Arg::new("file").value_parser(value_parser!(PathBuf))
+}
+
+fn command(program: &str) -> Command {
+    // No argument is `required`: what is missing is reported in PgBouncer's words. A flag in front makes `check` a file, as
+    // PgBouncer would take it: whoever wants the command writes it first.
+    Command::new("pgtandem")
+        .override_help(help(program))
+        .version(VERSION_LINE)
+        .args_override_self(true)
+        .infer_long_args(true)
+        .args_conflicts_with_subcommands(true)
+        .disable_help_subcommand(true)
+        .arg(flag("daemon", 'd'))
+        .arg(flag("quiet", 'q'))
+        .arg(flag("reboot", 'R'))
+        .arg(Arg::new("verbose").long("verbose").short('v').action(ArgAction::Count))
+        .arg(Arg::new("user").long("user").short('u').allow_hyphen_values(true))
+        .arg(file())
+        .subcommand(Command::new("check").override_help(help(program)).arg(flag("quiet", 'q')).arg(file()))
+        .subcommand(Command::new("convert").override_help(help(program)).arg(file()))
+}
+
+fn help(program: &str) -> String {
+    format!(
+        "{program} is a connection pooler for PostgreSQL.
+
+Usage:
+  {program} [OPTION]... CONFIG_FILE
+  {program} check [-q] CONFIG_FILE
+  {program} convert CONFIG_FILE
+
+Options:
+  -d, --daemon         run in background (as a daemon)
+  -q, --quiet          write nothing to stderr
+  -R, --reboot         take over from the running process
+  -u, --user=USERNAME  assume identity of USERNAME
+  -v, --verbose        log more; may be given several times
+  -V, --version        show version, then exit
+  -h, --help           show this help, then exit
+
+Commands:
+  check                say all that is wrong with CONFIG_FILE (with -q only that), then exit
+  convert              print CONFIG_FILE in the native TOML form, then exit
+
+To serve from a file that is named as a command, write ./check.
+"
+    )
+}
+
+fn invocation(matches: &ArgMatches) -> Option<Invocation> {
+    let file = |matches: &ArgMatches| matches.get_one::<PathBuf>("file").cloned();
+    match matches.subcommand() {
+        Some(("check", sub)) => Some(Invocation::Check { file: file(sub)?, quiet: sub.get_flag("quiet") }),
+        Some((_, sub)) => Some(Invocation::Convert { file: file(sub)? }),
+        None => Some(Invocation::Run(Run {
+            config: file(matches)?,
+            daemon: matches.get_flag("daemon"),
+            quiet: matches.get_flag("quiet"),
+            verbose: u32::from(matches.get_count("verbose")),
+            user: matches.get_one::<String>("user").cloned(),
+            reboot: matches.get_flag("reboot"),
+        })),
+    }
+}
+
+/// The parser's finding in getopt's words.
+fn reason(error: &clap::Error) -> String {
+    let argument = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    // Seen as "--user <user>": only the name counts.
+    let option = argument.split([' ', '=']).next().unwrap_or_default();
+    match error.kind() {
+        ErrorKind::UnknownArgument => match option.strip_prefix('-') {
+            Some("") | None => format!("only one configuration file can be given, what is '{argument}' for?"),
+            Some(long) if long.starts_with('-') => format!("unrecognized option '{option}'"),
+            Some(short) => format!("invalid option -- '{short}'"),
+        },
+        ErrorKind::InvalidValue | ErrorKind::NoEquals | ErrorKind::WrongNumberOfValues | ErrorKind::TooFewValues => {
+            format!("option '{option}' requires an argument")
+        }
+        ErrorKind::TooManyValues => format!("option '{option}' doesn't allow an argument"),
+        ErrorKind::InvalidUtf8 => "an option's value is not UTF-8 text".to_owned(),
+        _ => error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
+    }
+}
+
+fn locked_version(name: &str) -> Option<&'static str> {
+    let mut lines = LOCK_FILE.lines();
+    lines.find(|line| line.strip_prefix("name = ").is_some_and(|rest| rest.trim_matches('"') == name))?;
+    lines.next()?.strip_prefix("version = ").map(|rest| rest.trim_matches('"'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Invocation, String> {
+        parse(line.split(' ').map(OsString::from)).map_err(|error| error.to_string())
+    }
+
+    fn run(line: &str) -> Run {
+        match parsed(line) {
+            Ok(Invocation::Run(run)) => run,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn pgbouncers_flags_mean_the_same() {
+        let base = Run { config: "f.ini".into(), ..Run::default() };
+        for (line, want) in [
+            ("p f.ini", base.clone()),
+            ("p -d f.ini", Run { daemon: true, ..base.clone() }),
+            ("p f.ini -d", Run { daemon: true, ..base.clone() }),
+            ("p -d -d --daemon f.ini", Run { daemon: true, ..base.clone() }),
+            ("p -qd f.ini", Run { daemon: true, quiet: true, ..base.clone() }),
+            ("p -dq f.ini", Run { daemon: true, quiet: true, ..base.clone() }),
+            ("p -vv f.ini", Run { verbose: 2, ..base.clone() }),
+            ("p -v --verbose f.ini -v", Run { verbose: 3, ..base.clone() }),
+            ("p --quiet f.ini", Run { quiet: true, ..base.clone() }),
+            ("p --qui f.ini", Run { quiet: true, ..base.clone() }),
+            ("p --reboot --quiet f.ini", Run { quiet: true, reboot: true, ..base.clone() }),
+            ("p -R f.ini", Run { reboot: true, ..base.clone() }),
+            ("p -u postgres f.ini", Run { user: Some("postgres".into()), ..base.clone() }),
+            ("p -upostgres f.ini", Run { user: Some("postgres".into()), ..base.clone() }),
+            ("p --user=postgres f.ini", Run { user: Some("postgres".into()), ..base.clone() }),
+            ("p --user postgres f.ini", Run { user: Some("postgres".into()), ..base.clone() }),
+            ("p -qdu postgres f.ini", Run { daemon: true, quiet: true, user: Some("postgres".into()), ..base.clone() }),
+            ("p -u a -u b f.ini", Run { user: Some("b".into()), ..base.clone() }),
+            ("p -- -f", Run { config: "-f".into(), ..base.clone() }),
+        ] {
+            assert_eq!(run(line), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn commands_win_over_files_of_the_same_name() {
+        assert_eq!(parsed("p check f"), Ok(Invocation::Check { file: "f".into(), quiet: false }));
+        assert_eq!(parsed("p check -q f"), Ok(Invocation::Check { file: "f".into(), quiet: true }));
+        assert_eq!(parsed("p check check"), Ok(Invocation::Check { file: "check".into(), quiet: false }));
+        assert_eq!(parsed("p convert f"), Ok(Invocation::Convert { file: "f".into() }));
+        assert_eq!(run("p ./check").config, PathBuf::from("./check"));
+        assert_eq!(run("p -- check").config, PathBuf::from("check"));
+        assert_eq!(run("p -d check").config, PathBuf::from("check"));
+        assert_eq!(run("p help").config, PathBuf::from("help"));
+        assert_eq!(run("p chec").config, PathBuf::from("chec"));
+    }
+
+    #[test]
+    fn errors_are_in_getopts_words() {
+        for (line, want) in [
+            ("/x/p", "no configuration file specified"),
+            ("/x/p -d", "no configuration file specified"),
+            ("/x/p check", "no configuration file specified"),
+            ("/x/p convert", "no configuration file specified"),
+            ("/x/p --bad f", "unrecognized option '--bad'"),
+            ("/x/p --bad=1 f", "unrecognized option '--bad'"),
+            ("/x/p -x f", "invalid option -- 'x'"),
+            ("/x/p -qx f", "invalid option -- 'x'"),
+            ("/x/p check -d f", "invalid option -- 'd'"),
+            ("/x/p --user", "option '--user' requires an argument"),
+            ("/x/p -u", "option '--user' requires an argument"),
+            ("/x/p --quiet=3 f", "option '--quiet' doesn't allow an argument"),
+            ("/x/p a b", "only one configuration file can be given, what is 'b' for?"),
+            ("/x/p -d check b", "only one configuration file can be given, what is 'b' for?"),
+        ] {
+            let text = format!("/x/p: {want}\nTry \"/x/p --help\" for more information.");
+            assert_eq!(parsed(line), Err(text), "{line}");
+        }
+    }
+
+    #[test]
+    fn version_and_help_are_seen_before_errors_that_follow() {
+        for line in ["p -V", "p --version", "p -qV f", "p -V --bad", "p f --version"] {
+            assert_eq!(parsed(line), Ok(Invocation::Version), "{line}");
+        }
+        for line in ["/x/p -h", "/x/p --help", "/x/p -qh", "/x/p -h --bad", "/x/p check --help"] {
+            let Ok(Invocation::Help(text)) = parsed(line) else { panic!("{line}") };
+            assert!(text.starts_with("/x/p is a connection pooler for PostgreSQL.\n\nUsage:\n  /x/p [OPTION]"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_version_is_the_one_that_clients_see_at_login() {
+        let shown = crate::admin::SERVER_VERSION.split('/').next().unwrap();
+        assert_eq!(VERSION_LINE, format!("PgBouncer {shown} (pgtandem {})", env!("CARGO_PKG_VERSION")));
+        let text = version_text();
+        assert_eq!(text.lines().next(), Some(VERSION_LINE));
+        assert!(text.contains("rustls 0.") && text.contains("tokio 1.") && !text.contains("unknown"), "{text}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn file_names_need_not_be_text() {
+        use std::os::unix::ffi::OsStringExt;
+        let name = OsString::from_vec(vec![b'a', 0xff]);
+        let Ok(Invocation::Run(run)) = parse([OsString::from("p"), name.clone()]) else { panic!() };
+        assert_eq!(run.config, PathBuf::from(name.clone()));
+        let error = parse([OsString::from("p"), "-u".into(), name, "f".into()]).unwrap_err();
+        assert!(error.to_string().contains("not UTF-8"), "{error}");
+    }
+}
