@@ -264,9 +264,7 @@ fn stderr_is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let Some((device, inode)) = stream.split_once(':') else { return false };
     let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned().map(File::from) else { return false };
-    stderr.metadata().is_ok_and(|found| {
-        device.parse() == Ok(found.dev()) && inode.parse() == Ok(found.ino())
-    })
+    stderr.metadata().is_ok_and(|found| device.parse() == Ok(found.dev()) && inode.parse() == Ok(found.ino()))
 }
 
 fn open(path: &Path) -> io::Result<File> {

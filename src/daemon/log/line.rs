@@ -26,8 +26,7 @@ pub(super) fn with_line(event: &Event<'_>, json: bool, write: impl FnOnce(&[u8])
     scratch.message.clear();
     scratch.fields.clear();
     scratch.line.clear();
-    let mut collector =
-        Collector { message: &mut scratch.message, fields: &mut scratch.fields, json, fatal: false };
+    let mut collector = Collector { message: &mut scratch.message, fields: &mut scratch.fields, json, fatal: false };
     event.record(&mut collector);
     let metadata = event.metadata();
     let fatal = collector.fatal || metadata.target() == FATAL;
