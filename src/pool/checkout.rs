@@ -163,7 +163,9 @@ impl Registry {
         } else if server.close_needed {
             self.close(now, s, reason::CLOSE_NEEDED, out);
         } else if server.cancels_sent > 0 {
-            return self.move_to(s, Place::BeingCanceled);
+            self.move_to(s, Place::BeingCanceled);
+            // Somebody may have counted on its coming back from the reset.
+            return self.supply(now, p, out);
         } else if self.is_halted(p) {
             self.close(now, s, reason::PAUSE, out);
         } else if self.is_one_too_many(s) {

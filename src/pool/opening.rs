@@ -84,7 +84,7 @@ impl Registry {
         (self.servers[s].place == Place::Login).then_some(s)
     }
 
-    fn welcome_all(&mut self, p: u32, out: &mut Vec<Action>) {
+    pub(super) fn welcome_all(&mut self, p: u32, out: &mut Vec<Action>) {
         if self.pools[p].welcome_waiters == 0 {
             return;
         }

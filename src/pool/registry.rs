@@ -144,17 +144,26 @@ impl Registry {
         }
     }
 
-    /// A server that a former process opened and this one has taken over, held by `client` or free. It counts for every
-    /// limit but is refused by none. None if the pool is not known.
-    pub fn adopt(&mut self, now: Time, pool: PoolId, client: Option<ClientId>, opened_at: Time) -> Option<ServerId> {
+    /// A server that a former process opened and this one has taken over, held by `client`, or free: then what is decided
+    /// at a release is decided now. No limit stands against it. None if the pool is not known.
+    pub fn adopt(
+        &mut self,
+        now: Time,
+        pool: PoolId,
+        client: Option<ClientId>,
+        opened_at: Time,
+        out: &mut Vec<Action>,
+    ) -> Option<ServerId> {
         let p = *self.pool_slots.get(&pool)?;
-        let place = if client.is_some() { Place::Active } else { Place::Idle };
-        let (s, id) = self.add_server(now, p, place, client);
+        let (s, id) = self.add_server(now, p, Place::Active, client);
         self.servers[s].opened_at = opened_at;
         self.servers[s].used = true;
         self.pools[p].welcome_fresh = true;
         self.pools[p].welcome_known = true;
-        self.wake(now, p);
+        self.welcome_all(p, out);
+        if client.is_none() {
+            self.settle(now, s, out);
+        }
         Some(id)
     }
 

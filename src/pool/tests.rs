@@ -108,7 +108,8 @@ impl Script {
             "retire" => self.registry.retire(now, server(), &mut self.out),
             "adopt" => {
                 let client = words.get(2).map(|client| ClientId(id(client)));
-                return format!("s{}", self.registry.adopt(now, self.pool(word(1)), client, now).unwrap());
+                let pool = self.pool(word(1));
+                return format!("s{}", self.registry.adopt(now, pool, client, now, &mut self.out).unwrap());
             }
             "reset" => self.registry.begin_reset(server(), &mut self.out),
             "release" => {
@@ -920,6 +921,18 @@ fn a_server_is_nobodys_while_a_cancel_request_is_on_its_way() {
          2 cancel c9 s1 -> false
          2 sent c8 -> false
          2 done c8",
+    );
+    check(
+        "0 pool a.x size=2
+         0 checkout a.x c1 -> queued; open s1 p1
+         0 ready s1 -> c1 granted s1
+         1 cancel c8 s1 -> true; carry c8 s2 to s1
+         1 sent c8 -> true
+         2 reset s1
+         2 checkout a.x c2 -> queued
+         3 release s1 idle -> open s3 p1
+         4 done c8 -> c2 granted s1
+         5 ready s3",
     );
     check(
         "0 pool a.x size=2
