@@ -209,7 +209,8 @@ impl Checks<'_> {
         let peer_id = self.config.settings.peer_id;
         if peer_id == 0 && !self.config.peers.is_empty() {
             let text = "[peers] are given, but peer_id is 0, which switches peering off";
-            self.warning(&["peer_id"], text, "give this process its own peer_id");
+            let place = self.places.setting("peer_id").or(self.places.peers());
+            self.problems.push(Problem::warning(place, text).hint("give this process its own peer_id"));
         }
     }
 }

@@ -49,7 +49,7 @@ fn value<'a>(key: &str, text: &'a str) -> Result<(String, &'a str, Option<String
         let mut after = rest.chars();
         let caution = match after.next() {
             None | Some(' ') => None,
-            Some(other) => Some(format!("the character `{other}` behind the closing quote of `{key}` is ignored")),
+            Some(_) => Some(format!("the character right behind the closing quote of `{key}` is ignored")),
         };
         return if value.is_empty() { Err(empty()) } else { Ok((value, after.as_str(), caution)) };
     }

@@ -96,7 +96,7 @@ impl Plan {
 pub fn apply_reload(old: &Config, new: &Config) -> Config {
     let mut merged = new.clone();
     for spec in Settings::specs() {
-        let unnamed = spec.default.is_none() && (spec.same)(&new.settings, &Settings::default());
+        let unnamed = spec.default.is_none() && !new.settings.is_changed(spec);
         if spec.apply == Apply::Boot || unnamed {
             (spec.copy)(&mut merged.settings, &old.settings);
         }
@@ -108,12 +108,11 @@ pub fn apply_reload(old: &Config, new: &Config) -> Config {
 #[must_use]
 pub fn diff(old: &Config, new: &Config) -> Plan {
     let mut plan = Plan::default();
-    let defaults = Settings::default();
     for spec in Settings::specs() {
         if (spec.same)(&old.settings, &new.settings) {
             continue;
         }
-        let unnamed = spec.default.is_none() && (spec.same)(&new.settings, &defaults);
+        let unnamed = spec.default.is_none() && !new.settings.is_changed(spec);
         let effect = match spec.apply {
             Apply::Boot => Effect::NeedsRestart,
             Apply::Reload if unnamed => Effect::KeptUnnamed,

@@ -40,6 +40,8 @@ pub(super) struct Document {
     pub(super) users: Vec<Entry>,
     pub(super) peers: Vec<Entry>,
     pub(super) reserved: Vec<(String, toml::Table, Place)>,
+    /// The file, or its main section, is missing: what else it lacks is not worth a word.
+    pub(super) incomplete: bool,
 }
 
 impl Document {
@@ -52,6 +54,7 @@ impl Document {
             users: Vec::new(),
             peers: Vec::new(),
             reserved: Vec::new(),
+            incomplete: false,
         }
     }
 }

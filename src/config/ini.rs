@@ -41,6 +41,7 @@ pub(super) fn read(path: &Path, read_file: &mut ReadFile<'_>, problems: &mut Vec
             .problems
             .push(Problem::error(Some(&place), text).hint("settings belong in a section [pgbouncer]: add one"));
     }
+    reader.document.incomplete = !reader.main;
     reader.document
 }
 

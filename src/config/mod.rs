@@ -31,7 +31,8 @@ pub use choice::{AuthType, LoadBalanceHosts, LogFormat, PoolMode, SslMode, Syslo
 pub use diff::{Plan, apply_reload, diff};
 pub use model::{Config, Database, HostSpec, Peer, ReservedTables, User};
 pub use problem::{Place, Problem, Severity};
-pub use settings::Settings;
+pub use resolve::explain_set;
+pub use settings::{SetDone, SetError, Settings};
 pub use tls_versions::TlsVersions;
 pub use value::{DatabaseName, FileMode, NameList, Nullable, PacketSize, Secret};
 
@@ -61,7 +62,7 @@ fn understand(path: &Path, read: &mut ReadFile<'_>, problems: &mut Vec<Problem>)
             Err(error) => {
                 let text = format!("could not load file \"{}\": {error}", path.display());
                 problems.push(Problem::error(None, text));
-                document::Document::new(document::Form::Toml)
+                document::Document { incomplete: true, ..document::Document::new(document::Form::Toml) }
             }
         }
     };
@@ -69,3 +70,6 @@ fn understand(path: &Path, read: &mut ReadFile<'_>, problems: &mut Vec<Problem>)
     problem::sort(problems);
     resolved
 }
+
+#[cfg(test)]
+mod tests;

@@ -150,8 +150,9 @@ pub(super) static DATABASE: &[Param<Database>] = &[
             Ok(caution)
         },
         get: |database| {
-            let items = database.hosts.iter().map(HostSpec::to_string).collect();
-            database.host_text().map(|text| Scalar::List(items, text))
+            let items: Vec<_> = database.hosts.iter().map(HostSpec::to_string).collect();
+            let text = database.host_text()?;
+            Some(if items.len() == 1 { Scalar::Text(text) } else { Scalar::List(items, text) })
         },
         reconnects: true,
     },

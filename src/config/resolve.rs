@@ -17,9 +17,15 @@ use super::value::RESERVED_DATABASE;
 pub(super) struct Places {
     settings: BTreeMap<&'static str, Place>,
     databases: BTreeMap<String, Place>,
+    peers: BTreeMap<u16, Place>,
 }
 
 impl Places {
+    /// The line of the first entry of `[peers]`.
+    pub(super) fn peers(&self) -> Option<&Place> {
+        self.peers.values().min()
+    }
+
     /// The line of a setting, if the file names it.
     pub(super) fn setting(&self, name: &str) -> Option<&Place> {
         self.settings.get(name)
@@ -57,7 +63,9 @@ pub(super) fn resolve(document: &Document, problems: &mut Vec<Problem>) -> (Conf
         resolver.problems.push(Problem::notice(Some(place), text));
         resolver.config.reserved.0.insert(name.clone(), table.clone());
     }
-    checks::run(&resolver.config, &resolver.places, resolver.problems);
+    if !document.incomplete {
+        checks::run(&resolver.config, &resolver.places, resolver.problems);
+    }
     (resolver.config, resolver.places)
 }
 
@@ -117,14 +125,7 @@ impl Resolver<'_> {
                     self.problems.push(Problem::warning(place, format!("{}: {caution}", line.key)));
                 }
             }
-            Err(SetError::Unknown(candidate)) => {
-                let text = format!("unknown parameter: {}/{}", self.form.main_section(), line.key);
-                let hint = unknown_setting_hint(&line.key, candidate, self.form);
-                self.problems.push(Problem::error(place, text).maybe_hint(hint));
-            }
-            Err(SetError::Value(why)) => {
-                self.problems.push(bad_setting(&line.key, &line.value, &why.to_string()).at(&line.place));
-            }
+            Err(error) => self.problems.push(explain(self.form, &line.key, &line.value, error).at(&line.place)),
         }
     }
 
@@ -225,6 +226,7 @@ impl Resolver<'_> {
             return;
         };
         let port = draft.port.unwrap_or(DEFAULT_PEER_PORT);
+        self.places.peers.insert(id, entry.place.clone());
         self.config.peers.insert(id, Peer { host, port, pool_size: draft.pool_size });
     }
 }
@@ -234,6 +236,23 @@ impl Problem {
     fn at(mut self, place: &Place) -> Self {
         self.place = Some(place.clone());
         self
+    }
+}
+
+/// The finding about a refused `SET name = value`, in PgBouncer's words: for the log, as the console itself only says
+/// `SET failed`.
+#[must_use]
+pub fn explain_set(name: &str, value: &str, error: SetError) -> Problem {
+    explain(Form::Ini, name, value, error)
+}
+
+fn explain(form: Form, name: &str, value: &str, error: SetError) -> Problem {
+    match error {
+        SetError::Unknown(candidate) => {
+            let text = format!("unknown parameter: {}/{name}", form.main_section());
+            Problem::error(None, text).maybe_hint(unknown_setting_hint(name, candidate, form))
+        }
+        SetError::Value(why) => bad_setting(name, value, &why.0),
     }
 }
 

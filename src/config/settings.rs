@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use super::suggest::did_you_mean;
 use super::value::{BadValue, Caution, Scalar};
 
+use super::table::DEFAULTS;
 pub use super::table::Settings;
 
 /// The form of a setting's value.
@@ -183,13 +184,13 @@ impl Settings {
 
     /// Put a setting back to its default.
     pub(super) fn reset(&mut self, spec: &Spec) {
-        (spec.copy)(self, &Self::default());
+        (spec.copy)(self, &DEFAULTS);
     }
 
     /// Does the setting differ from its default?
     #[must_use]
     pub fn is_changed(&self, spec: &Spec) -> bool {
-        !(spec.same)(self, &Self::default())
+        !(spec.same)(self, &DEFAULTS)
     }
 
     /// The rows of `SHOW CONFIG`. `conffile` is the file of the command line, shown unless the setting names another.

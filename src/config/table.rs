@@ -1,6 +1,7 @@
 //! The one table of settings: name, type, default, bounds, when a change takes effect, where else it can be given, whether it
 //! works yet, and one line of help. Facts from PgBouncer's `doc/config.md`; the order is that of its `SHOW CONFIG`.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::choice::{AuthType, LogFormat, PoolMode, SslMode, SyslogFacility};
@@ -44,13 +45,16 @@ macro_rules! settings {
             copy: |to, from| to.$name.clone_from(&from.$name),
         },)+];
 
-        impl Default for Settings {
-            /// PgBouncer's defaults, read from the table.
-            fn default() -> Self {
-                Self { $($name: from_default($default, $bounds),)+ }
-            }
-        }
+        pub(super) static DEFAULTS: LazyLock<Settings> =
+            LazyLock::new(|| Settings { $($name: from_default($default, $bounds),)+ });
     };
+}
+
+impl Default for Settings {
+    /// PgBouncer's defaults, as the table has them.
+    fn default() -> Self {
+        DEFAULTS.clone()
+    }
 }
 
 /// The value of a default text of the table. A test reads every one that is not NULL.

@@ -27,7 +27,7 @@ pub(super) fn read(file: &str, bytes: &[u8], problems: &mut Vec<Problem>) -> Doc
             let place = lines.place(error.valid_up_to());
             problems
                 .push(Problem::error(Some(&place), "syntax error in configuration").hint("TOML must be UTF-8 text"));
-            return Document::new(Form::Toml);
+            return Document { incomplete: true, ..Document::new(Form::Toml) };
         }
     };
     let (root, errors) = DeTable::parse_recoverable(text);

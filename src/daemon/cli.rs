@@ -308,7 +308,10 @@ mod tests {
         }
         for line in ["/x/p -h", "/x/p --help", "/x/p -qh", "/x/p -h --bad", "/x/p check --help"] {
             let Ok(Invocation::Help(text)) = parsed(line) else { panic!("{line}") };
-            assert!(text.starts_with("/x/p is a connection pooler for PostgreSQL.\n\nUsage:\n  /x/p [OPTION]"), "{text}");
+            assert!(
+                text.starts_with("/x/p is a connection pooler for PostgreSQL.\n\nUsage:\n  /x/p [OPTION]"),
+                "{text}"
+            );
         }
     }
 

@@ -1,12 +1,16 @@
-//! Composition: reads the configuration, builds every part from it, starts the drivers and stops them again. It decides the
-//! order of things and what signals and the console may do to the whole; it must never know what a frame means or which client
-//! gets which server.
+//! Composition: decides in which order the parts start, stop and reload, as which user, and where log lines go.
+//!
+//! It wires the other parts together and owns what belongs to the process as a whole: command line, configuration, log,
+//! pidfile, signals and the service manager. It must never know what a frame means or which client gets which server.
 
 pub mod cli;
 pub mod configure;
 pub mod console;
 pub mod directory;
+pub mod log;
 pub mod picture;
+pub mod pidfile;
+pub mod process;
 pub mod run;
 pub mod shutdown;
 pub mod start;

@@ -25,7 +25,7 @@ impl Registry {
         if let Some(granted) = self.take_idle(now, p, client) {
             return granted;
         }
-        if let Some(fault) = self.cached_failure(now, p) {
+        if let Some(fault) = self.ending.clone().or_else(|| self.cached_failure(now, p)) {
             return Checkout::Refused(fault);
         }
         self.enqueue(now, p, client, now, false, out);
@@ -48,6 +48,9 @@ impl Registry {
         if let Some(granted) = self.take_idle(now, p, client) {
             return granted;
         }
+        if let Some(fault) = &self.ending {
+            return Checkout::Refused(fault.clone());
+        }
         self.enqueue(now, p, client, since.min(now), false, out);
         Checkout::Queued
     }
@@ -63,6 +66,9 @@ impl Registry {
         let stuck = pool.welcome_known && size > 0 && pool.connected() >= size;
         if pool.welcome_fresh || stuck {
             return Welcome::Known;
+        }
+        if let Some(fault) = &self.ending {
+            return Welcome::Refused(fault.clone());
         }
         self.enqueue(now, p, client, now, true, out);
         Welcome::Queued
@@ -92,16 +98,19 @@ impl Registry {
             && self.servers[s].place == Place::Tested
             && !self.servers[s].resetting
         {
-            self.servers[s].used = true;
             self.move_to(s, Place::Active);
         }
     }
 
-    /// The client has let go of the server and the driver runs `server_reset_query` on it; a release follows.
-    pub fn begin_reset(&mut self, server: ServerId) {
+    /// The client has let go of the server and the driver runs `server_reset_query` on it; a release follows. A cancel
+    /// request that was sent before may hit the reset: then it fails, and [`Fate::Close`] is right.
+    pub fn begin_reset(&mut self, server: ServerId, out: &mut Vec<Action>) {
         if let Some(&s) = self.server_slots.get(&server)
             && self.servers[s].place == Place::Active
         {
+            if self.servers[s].cancels > 0 {
+                self.detach_cancels(s, false, out);
+            }
             self.move_to(s, Place::Tested);
             self.servers[s].client = None;
             self.servers[s].resetting = true;
@@ -154,7 +163,9 @@ impl Registry {
         } else if server.close_needed {
             self.close(now, s, reason::CLOSE_NEEDED, out);
         } else if server.cancels_sent > 0 {
-            return self.move_to(s, Place::BeingCanceled);
+            self.move_to(s, Place::BeingCanceled);
+            // Somebody may have counted on its coming back from the reset.
+            return self.supply(now, p, out);
         } else if self.is_halted(p) {
             self.close(now, s, reason::PAUSE, out);
         } else if self.is_one_too_many(s) {

@@ -2,10 +2,12 @@
 //! database that is no longer configured.
 
 use super::action::reason;
+use super::checkout::database_removed;
 use super::registry::Registry;
-use super::state::Place;
+use super::state::{Place, User};
 use super::{Action, DatabaseId, PoolEnd};
 use crate::clock::Time;
+use crate::fault::Fault;
 use crate::ids::ServerId;
 
 /// What PAUSE, SUSPEND and RESUME (without a database) switch; the rows of SHOW STATE.
@@ -57,11 +59,21 @@ impl Registry {
         true
     }
 
-    /// PAUSE of everything, also the first step of SHUTDOWN WAIT_FOR_SERVERS.
+    /// PAUSE of everything.
     pub fn pause_all(&mut self, now: Time, out: &mut Vec<Action>) {
         self.mode = Mode::Paused;
         for p in self.all_pools() {
             self.close_free(now, p, out);
+        }
+    }
+
+    /// SHUTDOWN WAIT_FOR_SERVERS: as [`Self::pause_all`]; besides, all who wait for a server, or would from now on, are
+    /// told `fault`. There is no way back.
+    pub fn shut_down(&mut self, now: Time, fault: &Fault, out: &mut Vec<Action>) {
+        self.ending = Some(fault.clone());
+        self.pause_all(now, out);
+        for p in self.all_pools() {
+            self.refuse_all(p, fault, out);
         }
     }
 
@@ -233,7 +245,7 @@ impl Registry {
 
     /// Takes a pool out of the books with everything in it.
     pub(super) fn end_pool(&mut self, now: Time, p: u32, why: PoolEnd, out: &mut Vec<Action>) {
-        self.refuse_all(p, out);
+        self.refuse_all(p, &database_removed(), out);
         self.drop_cancels(now, p, out);
         for place in Place::ALL {
             for s in self.of_place(p, place) {
@@ -254,5 +266,11 @@ impl Registry {
         out.push(Action::PoolGone { pool, database: self.databases[d].id, user: self.users[u].id, why });
         // Its slot is free but still names its groups, whose other pools may open servers now.
         self.offer(now, p, out);
+        // Users that only auth_query knows come without end; one without pools and limit is not worth remembering.
+        let User { id, group } = &self.users[u];
+        if group.pools.is_empty() && group.limit == 0 {
+            self.user_slots.remove(id);
+            self.users.remove(u);
+        }
     }
 }

@@ -2,11 +2,11 @@
 //! attempt succeeds or fails.
 
 use super::action::reason;
-use super::checkout::database_removed;
 use super::registry::{ROUND, Registry, Side};
 use super::state::{Place, Pool, Waiter};
 use super::{Action, Failure, Mode, PoolParams};
 use crate::clock::Time;
+use crate::fault::Fault;
 use crate::ids::{ClientId, ServerId};
 
 /// SQLSTATE cannot_connect_now: starting up, shutting down, in recovery. It passes, so clients go on waiting.
@@ -56,11 +56,7 @@ impl Registry {
             Failure::Login(fault) => {
                 let pool = &self.pools[p];
                 if fault.sqlstate != CANNOT_CONNECT_NOW && pool.connected() == pool.doomed {
-                    while let Some(w) = self.pools[p].waiters.first() {
-                        let client = self.waiters[w].client;
-                        self.dequeue(w);
-                        out.push(Action::Refuse { client, fault: fault.clone() });
-                    }
+                    self.refuse_all(p, &fault, out);
                 }
                 fault.text.into_owned()
             }
@@ -88,7 +84,7 @@ impl Registry {
         (self.servers[s].place == Place::Login).then_some(s)
     }
 
-    fn welcome_all(&mut self, p: u32, out: &mut Vec<Action>) {
+    pub(super) fn welcome_all(&mut self, p: u32, out: &mut Vec<Action>) {
         if self.pools[p].welcome_waiters == 0 {
             return;
         }
@@ -293,12 +289,12 @@ impl Registry {
         }
     }
 
-    /// Tells everybody in the queue that the pool is going.
-    pub(super) fn refuse_all(&mut self, p: u32, out: &mut Vec<Action>) {
+    /// Everybody in the queue is told this.
+    pub(super) fn refuse_all(&mut self, p: u32, fault: &Fault, out: &mut Vec<Action>) {
         while let Some(w) = self.pools[p].waiters.first() {
             let client = self.waiters[w].client;
             self.dequeue(w);
-            out.push(Action::Refuse { client, fault: database_removed() });
+            out.push(Action::Refuse { client, fault: fault.clone() });
         }
     }
 }

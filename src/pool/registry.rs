@@ -4,6 +4,7 @@ use super::slots::Slab;
 use super::state::{Database, Group, Place, Pool, Request, Server, User, Waiter};
 use super::{Action, DatabaseId, DatabaseParams, GlobalParams, Ids, Mode, PoolParams, UserId, UserParams};
 use crate::clock::Time;
+use crate::fault::Fault;
 use crate::ids::{ClientId, PoolId, ServerId};
 use rustc_hash::FxHashMap;
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub struct Registry {
     pub(super) ids: Ids,
     pub(super) globals: GlobalParams,
     pub(super) mode: Mode,
+    /// What clients that need a server are told since the process is about to end.
+    pub(super) ending: Option<Fault>,
     pub(super) databases: Slab<Database>,
     pub(super) users: Slab<User>,
     pub(super) pools: Slab<Pool>,
@@ -53,6 +56,7 @@ impl Registry {
             ids,
             globals,
             mode: Mode::Active,
+            ending: None,
             databases: Slab::default(),
             users: Slab::default(),
             pools: Slab::default(),
@@ -138,6 +142,29 @@ impl Registry {
             self.pools[p].clients = self.pools[p].clients.saturating_sub(1);
             self.touch(now, p);
         }
+    }
+
+    /// A server that a former process opened and this one has taken over, held by `client`, or free: then what is decided
+    /// at a release is decided now. No limit stands against it. None if the pool is not known.
+    pub fn adopt(
+        &mut self,
+        now: Time,
+        pool: PoolId,
+        client: Option<ClientId>,
+        opened_at: Time,
+        out: &mut Vec<Action>,
+    ) -> Option<ServerId> {
+        let p = *self.pool_slots.get(&pool)?;
+        let (s, id) = self.add_server(now, p, Place::Active, client);
+        self.servers[s].opened_at = opened_at;
+        self.servers[s].used = true;
+        self.pools[p].welcome_fresh = true;
+        self.pools[p].welcome_known = true;
+        self.welcome_all(p, out);
+        if client.is_none() {
+            self.settle(now, s, out);
+        }
+        Some(id)
     }
 
     pub(super) fn database_slot(&mut self, id: DatabaseId) -> u32 {

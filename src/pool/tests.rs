@@ -105,7 +105,13 @@ impl Script {
             "fail" => self.fail(words),
             "gone" => self.registry.server_gone(now, server(), &mut self.out),
             "checked" => self.registry.check_passed(server()),
-            "reset" => self.registry.begin_reset(server()),
+            "retire" => self.registry.retire(now, server(), &mut self.out),
+            "adopt" => {
+                let client = words.get(2).map(|client| ClientId(id(client)));
+                let pool = self.pool(word(1));
+                return format!("s{}", self.registry.adopt(now, pool, client, now, &mut self.out).unwrap());
+            }
+            "reset" => self.registry.begin_reset(server(), &mut self.out),
             "release" => {
                 let fate = match word(2) {
                     "unused" => Fate::Unused,
@@ -133,6 +139,10 @@ impl Script {
             ("pause", None) => self.registry.pause_all(now, &mut self.out),
             ("resume", Some(database)) => return self.registry.resume(now, database).to_string(),
             ("resume", None) => self.registry.resume_all(now),
+            ("shutdown", _) => {
+                let fault = Fault::fatal(Culprit::Us, "server shutting down");
+                self.registry.shut_down(now, &fault, &mut self.out);
+            }
             ("suspend", _) => self.registry.suspend(),
             ("reconnect", database) => self.registry.reconnect(now, database, &mut self.out),
             ("kill", Some(database)) => self.registry.kill(now, database, &mut self.out),
@@ -801,6 +811,50 @@ fn pause_closes_what_is_free_and_waits_for_the_rest() {
 }
 
 #[test]
+fn a_shutdown_waits_for_servers_and_refuses_clients() {
+    check(
+        "0 pool a.x
+         0 checkout a.x c1 -> queued; open s1 p1
+         0 ready s1 -> c1 granted s1
+         0 checkout a.x c2 -> queued; open s2 p1
+         1 shutdown -> close s2 pause mode; c2 refused server shutting down
+         1 checkout a.x c3 -> refused server shutting down
+         1 again a.x c3 since=0 -> refused server shutting down
+         1 welcome a.x c4 -> known
+         2 release s1 idle -> close s1 pause mode; settled",
+    );
+}
+
+#[test]
+fn servers_of_a_former_process_are_taken_over() {
+    check(
+        "0 global idle_timeout=10
+         0 pool a.x size=2
+         0 adopt a.x -> s1
+         0 adopt a.x c1 -> s2
+         0 welcome a.x c3 -> known
+         1 checkout a.x c3 -> granted s1
+         1 checkout a.x c4 -> queued
+         2 release s2 idle -> c4 granted s2
+         3 release s1 idle
+         13 wait -> @13 close s1 server idle timeout",
+    );
+}
+
+#[test]
+fn a_single_server_may_be_retired() {
+    check(
+        "0 pool a.x size=2
+         0 adopt a.x -> s1
+         0 adopt a.x c1 -> s2
+         1 retire s1 -> close s1 database configuration changed
+         1 retire s2 -> doomed s2
+         1 closing a -> 1
+         2 release s2 idle -> close s2 close_needed; settled",
+    );
+}
+
+#[test]
 fn suspend_gives_servers_out_but_closes_none() {
     check(
         "0 global idle_timeout=10
@@ -856,6 +910,29 @@ fn a_server_is_nobodys_while_a_cancel_request_is_on_its_way() {
          4 release s1 idle
          4 cancel c8 s1 -> false
          4 servers a -> 1",
+    );
+    check(
+        "0 pool a.x size=1
+         0 checkout a.x c1 -> queued; open s1 p1
+         0 ready s1 -> c1 granted s1
+         1 cancel c8 s1 -> true; carry c8 s2 to s1
+         1 cancel c9 s1 -> true
+         2 reset s1 -> drop c9
+         2 cancel c9 s1 -> false
+         2 sent c8 -> false
+         2 done c8",
+    );
+    check(
+        "0 pool a.x size=2
+         0 checkout a.x c1 -> queued; open s1 p1
+         0 ready s1 -> c1 granted s1
+         1 cancel c8 s1 -> true; carry c8 s2 to s1
+         1 sent c8 -> true
+         2 reset s1
+         2 checkout a.x c2 -> queued
+         3 release s1 idle -> open s3 p1
+         4 done c8 -> c2 granted s1
+         5 ready s3",
     );
     check(
         "0 pool a.x size=2

@@ -22,21 +22,19 @@ impl Registry {
         if now < self.next_due {
             return;
         }
-        for p in 0..self.due.len() {
-            if self.due[p] > now {
-                continue;
+        for (p, at) in (0u32..).zip(0..self.due.len()) {
+            if self.due[at] <= now {
+                self.due[at] = Time::NEVER;
+                self.maintain(now, p, out);
             }
-            self.due[p] = Time::NEVER;
-            let p = p as u32;
-            self.maintain(now, p, out);
         }
         let mut next = Time::NEVER;
-        for p in 0..self.due.len() {
+        for due in &mut self.due {
             // Whatever was due and could not be done is looked at again in a round, so the deadline never stands still.
-            if self.due[p] <= now {
-                self.due[p] = now + ROUND;
+            if *due <= now {
+                *due = now + ROUND;
             }
-            next = next.min(self.due[p]);
+            next = next.min(*due);
         }
         self.next_due = next;
     }

@@ -2,6 +2,8 @@
 //! must never know PostgreSQL, pools or settings.
 #![expect(unsafe_code, reason = "system calls; each block says why it is sound")]
 
+pub mod process;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 

@@ -32,6 +32,9 @@ enum Op {
     Suspend,
     Reconnect(u32),
     Kill(u32),
+    Drop(u32),
+    Retire(usize),
+    Adopt(u32),
     DatabaseLimit(u32, u32),
     UserLimit(u32, u32),
     Params(u32, u32, u32, u32),
@@ -60,6 +63,9 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => Just(Op::Suspend),
         1 => (0..3u32).prop_map(Op::Reconnect),
         1 => (0..2u32).prop_map(Op::Kill),
+        1 => (0..2u32).prop_map(Op::Drop),
+        1 => any().prop_map(Op::Retire),
+        1 => (0..POOLS).prop_map(Op::Adopt),
         2 => (0..2u32, 0..5u32).prop_map(|(d, n)| Op::DatabaseLimit(d, n)),
         2 => (0..2u32, 0..5u32).prop_map(|(u, n)| Op::UserLimit(u, n)),
         2 => (0..POOLS, 0..5u32, 0..4u32, 0..3u32).prop_map(|(p, s, m, r)| Op::Params(p, s, m, r)),
@@ -244,6 +250,23 @@ impl World {
                 self.paused[d as usize] = true;
                 self.registry.kill(now, DatabaseId(d), &mut self.out);
             }
+            Op::Drop(d) => {
+                self.paused[d as usize] = false;
+                self.limits[0][d as usize] = 0;
+                self.registry.drop_database(now, DatabaseId(d), &mut self.out);
+            }
+            Op::Retire(n) => {
+                if let Some(server) = self.pick(n, |s| s.state != State::Carrier) {
+                    self.set_doomed(server);
+                    self.registry.retire(now, server, &mut self.out);
+                }
+            }
+            Op::Adopt(p) => {
+                let pool = self.pool(p);
+                let server = self.registry.adopt(now, pool, None, now, &mut self.out).unwrap();
+                self.opened += 1;
+                self.servers.insert(server, Known { pool, state: State::Idle, doomed: false });
+            }
             Op::DatabaseLimit(d, n) => {
                 self.limits[0][d as usize] = n;
                 self.registry.set_database(now, DatabaseId(d), DatabaseParams { max_db_connections: n });
@@ -366,7 +389,7 @@ impl World {
         let Some(server) = self.pick(n, |s| matches!(s.state, State::Held(_))) else { return };
         let Known { pool, state: State::Held(client), .. } = self.servers[&server] else { return };
         self.registry.check_passed(server);
-        self.registry.begin_reset(server);
+        self.registry.begin_reset(server, &mut self.out);
         self.set(server, State::Reset);
         self.clients.remove(&client);
         self.registry.client_detached(self.now, pool);
@@ -390,7 +413,7 @@ impl World {
                 let go = self.registry.cancel_connected(request);
                 assert!(!go || carrier.is_some());
                 if go && !sent {
-                    let held = matches!(self.servers[&target].state, State::Held(_) | State::Reset);
+                    let held = matches!(self.servers[&target].state, State::Held(_));
                     assert!(held, "a cancel request for a server that was released");
                 }
                 self.requests.insert(request, (target, carrier, go));
@@ -505,6 +528,10 @@ impl World {
         let aimed =
             self.requests.values().any(|&(target, carrier, sent)| target == server && carrier.is_some() && sent);
         assert!(!aimed, "somebody else's cancel request is on its way to it");
+    }
+
+    fn set_doomed(&mut self, server: ServerId) {
+        self.servers.get_mut(&server).unwrap().doomed = true;
     }
 
     fn set(&mut self, server: ServerId, state: State) {
@@ -657,7 +684,7 @@ fn of<T, V>(slots: impl Iterator<Item = u32>, slab: &Slab<T>, part: impl Fn(&T) 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_the_promises_hold(ops in ops()) {

@@ -1,0 +1,76 @@
+//! Fork, exit and capabilities.
+
+use std::ffi::c_ulong;
+use std::{fs, io};
+
+use nix::libc;
+use nix::unistd::{ForkResult, Pid};
+
+/// Does this process have only the calling thread? (`/proc/self/task`, proc(5).) If that cannot be read, the answer is no.
+#[must_use]
+pub fn is_single_threaded() -> bool {
+    fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
+}
+
+/// Split the process in two (fork(2)): the child's id in the parent, `None` in the child.
+///
+/// # Errors
+/// The kernel's; [`io::ErrorKind::Unsupported`] if there are other threads, since the child would hold locks that they can
+/// never release.
+pub fn fork() -> io::Result<Option<Pid>> {
+    if !is_single_threaded() {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "cannot fork: the process has more than one thread"));
+    }
+    // SAFETY: what is forbidden in a child is to use what another thread had locked or half changed; there is no other thread,
+    // and none can have come since, as only this one could have started it.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(Some(child)),
+        ForkResult::Child => Ok(None),
+    }
+}
+
+/// End the process here and now (_exit(2)): no destructor and no exit handler runs, so nothing that a forked child still uses
+/// (lock, file) is undone.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit takes any value, touches no memory and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// Take every capability out of the bounding set, so that no program started later can gain one (capabilities(7)).
+/// Needs CAP_SETPCAP; concerns the calling thread and those it starts.
+///
+/// # Errors
+/// The kernel's.
+pub fn clear_bounding_set() -> io::Result<()> {
+    for capability in 0..64 {
+        match prctl(libc::PR_CAPBSET_DROP, capability, 0) {
+            Ok(()) => {}
+            // Past the last capability that this kernel knows.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && capability > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Give up every permitted, effective, inheritable and ambient capability. Concerns the calling thread and those it starts.
+///
+/// # Errors
+/// The kernel's.
+pub fn clear_capabilities() -> io::Result<()> {
+    prctl(libc::PR_CAP_AMBIENT, c_ulong::from(libc::PR_CAP_AMBIENT_CLEAR_ALL.unsigned_abs()), 0)?;
+    // struct __user_cap_header_struct with _LINUX_CAPABILITY_VERSION_3 and pid 0 (this thread), capset(2).
+    let mut header: [u32; 2] = [0x2008_0522, 0];
+    // Two times struct __user_cap_data_struct: effective, permitted, inheritable.
+    let none = [0_u32; 6];
+    // SAFETY: both point to live, aligned arrays of the size that version 3 of the call reads; all that it may write is the
+    // header's version, and the header is ours and mutable.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, &raw const none) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn prctl(option: i32, first: c_ulong, second: c_ulong) -> io::Result<()> {
+    // SAFETY: the options used in this file take plain numbers, no pointers.
+    let result = unsafe { libc::prctl(option, first, second, 0, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,291 @@
+"""Logging in, on both sides of the pooler."""
+
+import hashlib
+import os
+
+import psycopg
+import pytest
+from harness import certificates, process, wire
+from harness.process import poll_until
+from harness.wire import WireError
+
+
+def scram_secret(cluster, user: str) -> str:
+    """What PostgreSQL stores for the user."""
+    return cluster.primary.sql("select rolpassword from pg_authid where rolname = %s", parameters=(user,))[0][0]
+
+
+def md5_secret(user: str, password: str) -> str:
+    return "md5" + hashlib.md5((password + user).encode()).hexdigest()
+
+
+def answers_to(pooler, user: str, password: str, database: str = "app") -> list[tuple[str, bytes]]:
+    """Every message of the server up to the end of a failing login, with random parts blanked."""
+    seen = []
+    with pooler.raw() as client:
+        read = client.read
+
+        def recording():
+            kind, body = read()
+            if kind == "R" and body[:4] == b"\0\0\0\x05":
+                seen.append((kind, body[:4] + b"salt"))
+            elif kind == "R" and body[:4] == b"\0\0\0\x0b":
+                parts = dict(p.split("=", 1) for p in body[4:].decode().split(","))
+                seen.append((kind, f"nonce {len(parts['r'])} salt {len(parts['s'])} i {parts['i']}".encode()))
+            else:
+                seen.append((kind, body.replace(user.encode(), b"USER")))
+            return kind, body
+
+        client.read = recording
+        with pytest.raises(WireError):
+            client.login(user, database, password)
+        assert client.is_closed()
+    return seen
+
+
+@pytest.mark.parametrize("auth_type", ["md5", "scram-sha-256", "plain"])
+def test_unknown_user_gets_byte_for_byte_what_a_wrong_password_gets(start_pooler, auth_type):
+    pooler = start_pooler(auth_type=auth_type)
+    wrong = answers_to(pooler, "app", "wrong")
+    unknown = answers_to(pooler, "nobody", "wrong")
+    assert unknown == wrong
+    assert wrong[-1][0] == "E"
+    assert answers_to(pooler, "nobody", "wrong", "nowhere") == answers_to(pooler, "app", "wrong", "nowhere") == wrong
+
+
+@pytest.mark.parametrize("auth_type,text", [
+    ("md5", "password authentication failed"), ("scram-sha-256", "SASL authentication failed"),
+    ("plain", "password authentication failed")])
+def test_wrong_password_text(start_pooler, auth_type, text):
+    pooler = start_pooler(auth_type=auth_type)
+    with pooler.raw() as client, pytest.raises(WireError) as caught:
+        client.login("app", "app", "wrong")
+    assert caught.value.text == text
+    assert caught.value.sqlstate in ("08P01", "28P01") and caught.value.fields["S"] == "FATAL"
+
+
+def test_fake_scram_salt_is_the_same_every_time(start_pooler):
+    """A salt that changes from try to try would tell that the user does not exist."""
+    pooler = start_pooler(auth_type="scram-sha-256")
+    salts = set()
+    for _ in range(3):
+        with pooler.raw() as client:
+            client.send(wire.startup({"user": "nobody", "database": "app"}))
+            client.read()
+            first = b"n,,n=,r=abcdefghijklmnopqrstuvwx"
+            client.send(wire.message("p", wire.text("SCRAM-SHA-256") + len(first).to_bytes(4, "big") + first))
+            kind, body = client.read()
+            assert kind == "R"
+            salts.add(dict(p.split("=", 1) for p in body[4:].decode().split(","))["s"])
+    assert len(salts) == 1
+
+
+@pytest.mark.parametrize("user", ["app", "bob"])
+@pytest.mark.parametrize("auth_type", ["md5", "scram-sha-256", "plain", "trust", "any"])
+def test_plain_secret_serves_every_auth_type_and_both_forms_in_postgresql(site, start_pooler, auth_type, user):
+    forced = site.to_primary(f"user={user} password='{user} password'") if auth_type == "any" else site.to_primary()
+    pooler = start_pooler(auth_type=auth_type, databases={"app": forced})
+    with pooler.wire("app", user, f"{user} password") as client:
+        assert client.value("select current_user") == user
+
+
+def test_md5_secret_in_the_userlist(start_pooler):
+    pooler = start_pooler(secrets={"bob": md5_secret("bob", "bob password")})
+    with pooler.wire("app", "bob", "bob password") as client:
+        assert client.value("select current_user") == "bob"
+
+
+def test_scram_pass_through(start_pooler, cluster):
+    """A SCRAM secret serves both sides: the keys of the client's login open the server."""
+    pooler = start_pooler(auth_type="scram-sha-256", secrets={"app": scram_secret(cluster, "app")})
+    with pooler.wire() as client:
+        assert client.challenges[0][:4] == b"\0\0\0\x0a"
+        assert client.value("select current_user") == "app"
+        assert client.value("select pg_backend_pid()")
+    with pooler.raw() as client, pytest.raises(WireError, match="SASL authentication failed"):
+        client.login("app", "app", "wrong")
+
+
+def test_scram_secret_with_auth_type_md5(start_pooler, cluster):
+    """With auth_type=md5 a user who has a SCRAM secret is asked for SCRAM."""
+    pooler = start_pooler(auth_type="md5", secrets={"app": scram_secret(cluster, "app")})
+    with pooler.wire() as client:
+        assert client.challenges[0][:4] == b"\0\0\0\x0a"
+        assert client.value("select 1") == "1"
+
+
+@pytest.mark.beyond_pgbouncer("PgBouncer offers SCRAM-SHA-256 only")
+def test_scram_channel_binding_required_by_the_client(site, start_pooler, cluster):
+    pooler = start_pooler(
+        auth_type="scram-sha-256", secrets={"app": scram_secret(cluster, "app")}, client_tls_sslmode="require",
+        client_tls_cert_file=site.pooler_cert.cert, client_tls_key_file=site.pooler_cert.key)
+    with pooler.connect(sslmode="require", channel_binding="require") as connection:
+        assert connection.execute("select current_user").fetchone() == ("app",)
+
+
+def test_scram_over_tls_without_demanding_channel_binding(site, start_pooler):
+    pooler = start_pooler(auth_type="scram-sha-256", client_tls_sslmode="require",
+                          client_tls_cert_file=site.pooler_cert.cert, client_tls_key_file=site.pooler_cert.key)
+    for binding in ("prefer", "disable"):
+        with pooler.connect(sslmode="require", channel_binding=binding) as connection:
+            assert connection.execute("select 1").fetchone() == (1,)
+
+
+def test_auth_query(start_pooler, cluster, site):
+    with cluster.primary.connect("app") as connection:
+        connection.execute("""
+            create or replace function lookup(name text, out text, out text) returns record
+            language sql security definer as 'select rolname, rolpassword from pg_authid where rolname = $1'""")
+    pooler = start_pooler(auth_type="scram-sha-256", auth_user="app", auth_query="select * from lookup($1)",
+                          start=False)
+    (pooler.folder / "userlist.txt").write_text('"app" "app password"\n"console" "console password"\n')
+    pooler.start()
+    with pooler.wire("app", "alice", "alice password") as client:
+        assert client.value("select current_user") == "alice"
+    with pooler.raw() as client, pytest.raises(WireError):
+        client.login("alice", "app", "wrong")
+
+
+def test_hba_file(start_pooler):
+    pooler = start_pooler(auth_type="hba", start=False)
+    hba = pooler.folder / "hba.conf"
+    hba.write_text("host app alice 127.0.0.1/32 reject\nhost app bob 127.0.0.1/32 md5\n"
+                   "host all all 127.0.0.1/32 scram-sha-256\n")
+    pooler.write(pooler.ini.read_text() + f"auth_hba_file = {hba}\n")
+    pooler.start()
+    with pooler.raw() as client, pytest.raises(WireError):
+        client.login("alice", "app", "alice password")
+    with pooler.wire("app", "bob", "bob password") as client:
+        assert client.challenges[0][:4] == b"\0\0\0\x05"
+    with pooler.wire() as client:
+        assert client.challenges[0][:4] == b"\0\0\0\x0a"
+
+
+@pytest.fixture(scope="module")
+def client_pairs(site):
+    """Client certificates of the test authority, and one of a stranger's."""
+    place = site.base / "clients"
+    place.mkdir(exist_ok=True)
+    stranger = certificates.authority(place, "stranger")
+    pairs = {
+        "app": certificates.signed(place, "app", "app", site.ca),
+        "app-v1": certificates.signed(place, "app-v1", "app", site.ca, version1=True, rsa=True),
+        "alice": certificates.signed(place, "alice", "alice", site.ca),
+        "stranger": certificates.signed(place, "app-stranger", "app", stranger),
+        "cert_user": certificates.signed(place, "cert_user", "cert_user", site.ca),
+        "pooler": certificates.signed(place, "pooler", "localhost", site.ca, names="DNS:localhost,IP:127.0.0.1"),
+    }
+    site.readable(place)
+    return pairs
+
+
+def as_client(pair) -> dict:
+    """libpq's parameters for a client certificate."""
+    return {"sslcert": str(pair.cert), "sslkey": str(pair.key)}
+
+
+@pytest.fixture
+def cert_pooler(site, start_pooler, client_pairs):
+    return start_pooler(
+        auth_type="cert", client_tls_sslmode="verify-full", client_tls_ca_file=site.ca.cert,
+        client_tls_cert_file=client_pairs["pooler"].cert, client_tls_key_file=client_pairs["pooler"].key)
+
+
+@pytest.mark.parametrize("which", ["app", "app-v1"])
+def test_certificate_login(cert_pooler, client_pairs, which):
+    with cert_pooler.connect(password=None, sslmode="require", **as_client(client_pairs[which])) as connection:
+        assert connection.execute("select current_user").fetchone() == ("app",)
+
+
+@pytest.mark.parametrize("which", ["alice", "stranger", None])
+def test_certificate_login_refused(cert_pooler, client_pairs, which):
+    own = as_client(client_pairs[which]) if which else {"sslcert": "/nonexistent"}
+    with pytest.raises(psycopg.OperationalError):
+        cert_pooler.connect(password=None, sslmode="require", **own)
+
+
+@pytest.mark.parametrize("sslmode", ["require", "verify-ca", "verify-full"])
+def test_pooler_shows_postgresql_a_client_certificate(site, start_pooler, client_pairs, sslmode):
+    ca = site.server_cert.cert
+    host = "host=127.0.0.1" if sslmode != "verify-full" else "host=localhost"
+    if sslmode == "verify-full":
+        # PostgreSQL's certificate is for postgres-primary: a wrong name must be refused.
+        pooler = start_pooler(
+            auth_type="trust", databases={"app": f"{host} port={site.cluster.primary.port} dbname=app user=cert_user"},
+            server_tls_sslmode=sslmode, server_tls_ca_file=ca, server_tls_cert_file=client_pairs["cert_user"].cert,
+            server_tls_key_file=client_pairs["cert_user"].key)
+        client = pooler.raw()
+        client.send(wire.startup({"user": "app", "database": "app"}))
+        poll_until(lambda: "TLS" in pooler.log() or "certificate" in pooler.log(), "the name is refused", timeout=10)
+        assert not pooler.servers() or all(s["state"] != "idle" for s in pooler.servers())
+        client.close()
+        return
+    pooler = start_pooler(
+        auth_type="trust",
+        databases={"app": f"{host} port={site.cluster.primary.port} dbname=app user=cert_user"},
+        server_tls_sslmode=sslmode, server_tls_ca_file=ca, server_tls_cert_file=client_pairs["cert_user"].cert,
+        server_tls_key_file=client_pairs["cert_user"].key)
+    with pooler.wire() as client:
+        assert client.value("select current_user") == "cert_user"
+        assert client.value("select client_dn from pg_stat_ssl where pid = pg_backend_pid()") == "/CN=cert_user"
+
+
+def test_verify_full_server_name(site, start_pooler):
+    """The name in a certificate with only a CN, as the operators' command makes it."""
+    pair = certificates.self_signed(site.tls, "cn-localhost", "localhost")
+    site.readable()
+    primary = site.cluster.primary
+    configuration = primary.data / "postgresql.auto.conf"
+    before = configuration.read_text()
+    try:
+        configuration.write_text(before + f"ssl_cert_file = '{pair.cert}'\nssl_key_file = '{pair.key}'\n")
+        primary.sql("select pg_reload_conf()")
+        poll_until(lambda: primary.sql("show ssl_cert_file") == [(str(pair.cert),)], "the new certificate")
+        pooler = start_pooler(databases={"app": f"host=localhost port={primary.port} dbname=app"},
+                              server_tls_sslmode="verify-full", server_tls_ca_file=pair.cert)
+        with pooler.wire() as client:
+            assert client.value("select ssl from pg_stat_ssl where pid = pg_backend_pid()") == "t"
+    finally:
+        configuration.write_text(before)
+        primary.sql("select pg_reload_conf()")
+        poll_until(lambda: primary.sql("show ssl_cert_file") != [(str(pair.cert),)], "the old certificate")
+
+
+def test_console_login_of_user_pgbouncer_over_the_unix_socket(start_pooler, site):
+    pooler = start_pooler(admin_users=None, auth_type="scram-sha-256")
+    arguments = ["psql", "-XAt", "-h", pooler.sockets, "-p", pooler.port, "-U", "pgbouncer", "pgbouncer", "-c"]
+    environment = process.clean_environment(PGPASSWORD="no matter")
+    done = process.run([*arguments, "SHOW VERSION"], user=site.user, env=environment)
+    assert done.stdout.strip() and "pgbouncer access from unix socket" in pooler.log()
+    process.run([*arguments, "RELOAD"], user=site.user, env=environment)
+    # Over TCP the name alone opens nothing.
+    with pytest.raises(psycopg.OperationalError):
+        pooler.connect("pgbouncer", "pgbouncer", "no matter")
+
+
+def test_console_login_over_the_unix_socket_is_for_the_same_account_only(start_pooler, site):
+    pooler = start_pooler(admin_users=None)
+    if os.geteuid() != 0:
+        pytest.skip("needs root: there is no second account to try from")
+    with pytest.raises(psycopg.OperationalError):
+        pooler.connect("pgbouncer", "pgbouncer", "no matter", host=str(pooler.sockets))
+
+
+def test_console_is_for_admin_and_stats_users(start_pooler):
+    pooler = start_pooler()
+    with pooler.raw() as client, pytest.raises(WireError, match="not allowed"):
+        client.login("app", "pgbouncer", "app password")
+    with pooler.console("stats", "stats password") as connection:
+        assert connection.execute("SHOW POOLS").fetchall()
+        for command in ("RELOAD", "PAUSE", "SET query_timeout = 1", "SHOW FDS"):
+            with pytest.raises(psycopg.DatabaseError, match="admin access needed"):
+                connection.execute(command)
+
+
+def test_password_of_a_user_is_never_logged(start_pooler):
+    pooler = start_pooler(auth_type="plain", verbose=3)
+    with pooler.wire() as client:
+        client.query("select 1")
+    with pooler.raw() as client, pytest.raises(WireError):
+        client.login("app", "app", "a wrong secret word")
+    assert "app password" not in pooler.log() and "a wrong secret word" not in pooler.log()
