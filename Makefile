@@ -43,7 +43,7 @@ test:
 	fi
 
 doc:
-	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' cargo doc --locked --no-deps --document-private-items
 
 licences:
 	if cargo deny --version >/dev/null 2>&1; then \
