@@ -49,7 +49,7 @@ pub struct Report {
 }
 
 /// Read a configuration and every file that it names. `inspect` judges their content; [`inspect`] is a plain judge that
-/// knows user files and PEM, to which a caller with real parsers adds its own.
+/// knows PEM, to which the caller adds the parsers that it has.
 pub fn check(path: &Path, read: &mut ReadFile<'_>, inspect: &mut InspectFile<'_>) -> Report {
     let mut problems = Vec::new();
     let (config, places) = understand(path, read, &mut problems);
@@ -116,14 +116,13 @@ fn is_used(config: &Config, setting: &str) -> bool {
     }
 }
 
-/// A judge of user files and PEM files that needs no other part of the program.
+/// A judge of PEM files; the other kinds have parsers of their own elsewhere.
 #[must_use]
 pub fn inspect(role: FileRole, bytes: &[u8]) -> Vec<Finding> {
     match role {
-        FileRole::Users => users(bytes),
         FileRole::Certificates => pem(bytes, "CERTIFICATE-----", "certificate"),
         FileRole::PrivateKey => pem(bytes, "PRIVATE KEY-----", "private key"),
-        FileRole::Hba | FileRole::Ident | FileRole::Resolver => Vec::new(),
+        FileRole::Users | FileRole::Hba | FileRole::Ident | FileRole::Resolver => Vec::new(),
     }
 }
 
@@ -133,38 +132,4 @@ fn pem(bytes: &[u8], label: &str, what: &str) -> Vec<Finding> {
     let finding =
         || Finding { severity: Severity::Error, line: 0, text: format!("the file holds no {what} in PEM form") };
     if found { Vec::new() } else { vec![finding()] }
-}
-
-/// `"user" "secret"` lines, `;` comments. PgBouncer stops reading at the first line that is anything else.
-fn users(bytes: &[u8]) -> Vec<Finding> {
-    for (line, text) in (1_u32..).zip(bytes.split(|byte| *byte == b'\n')) {
-        let text = text.trim_ascii();
-        if text.is_empty() || text.starts_with(b";") {
-            continue;
-        }
-        if !is_user_line(text) {
-            let advice =
-                if text.starts_with(b"#") { "comments begin with `;`" } else { "a line reads \"user\" \"secret\"" };
-            let text = format!("broken auth file: PgBouncer reads no further than this line; {advice}");
-            return vec![Finding { severity: Severity::Error, line, text }];
-        }
-    }
-    Vec::new()
-}
-
-fn is_user_line(line: &[u8]) -> bool {
-    let quoted = |text: &[u8]| -> Option<usize> {
-        let mut at = 1;
-        (text.first() == Some(&b'"')).then_some(())?;
-        loop {
-            match (text.get(at)?, text.get(at + 1)) {
-                (b'"', Some(b'"')) => at += 2,
-                (b'"', _) => return Some(at + 1),
-                _ => at += 1,
-            }
-        }
-    };
-    let Some(rest) = quoted(line).and_then(|end| line.get(end..)) else { return false };
-    let Some(start) = rest.iter().position(|byte| *byte == b'"') else { return false };
-    rest.get(start..).and_then(quoted).is_some()
 }

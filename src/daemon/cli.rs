@@ -113,6 +113,13 @@ pub fn answer(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Print why nothing can be done on stderr. A closed stderr is no error.
+#[must_use]
+pub fn fail(error: &dyn fmt::Display) -> ExitCode {
+    let _ = writeln!(io::stderr().lock(), "{error}");
+    ExitCode::FAILURE
+}
+
 /// Print why the command line is refused on stderr; the exit status is 1.
 #[must_use]
 pub fn refuse(error: &UsageError) -> ExitCode {

@@ -151,7 +151,8 @@ fn acceptor(settings: &Settings, warnings: &mut Vec<String>) -> Result<Option<Ar
     let key = tls_file("client_tls_key_file", &settings.client_tls_key_file)?;
     let ca = tls_file("client_tls_ca_file", &settings.client_tls_ca_file)?;
     let (Some(cert), Some(key)) = (&cert, &key) else {
-        let text = "client_tls_sslmode needs client_tls_cert_file and client_tls_key_file; name both, or set it to disable";
+        let text =
+            "client_tls_sslmode needs client_tls_cert_file and client_tls_key_file; name both, or set it to disable";
         return Err(SetupError::Tls(text.into()));
     };
     let acceptor = Acceptor::new(&AcceptorParams {

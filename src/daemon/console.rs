@@ -261,8 +261,7 @@ fn standing(daemon: &Daemon, database: Option<(DatabaseId, bool)>) -> Standing {
         activity: activity(registry.mode()),
         shutting_down: daemon.shutdown.phase() != Phase::Serving,
         paused_databases: ids.iter().filter(|&&id| registry.is_paused(id)).count(),
-        database: database
-            .map(|(id, is_console)| DatabaseStanding { is_console, is_paused: registry.is_paused(id) }),
+        database: database.map(|(id, is_console)| DatabaseStanding { is_console, is_paused: registry.is_paused(id) }),
     })
 }
 

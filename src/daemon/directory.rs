@@ -113,13 +113,7 @@ impl ConfigDirectory {
         limits.set_database(id, self.config.max_db_client_connections(database));
     }
 
-    fn announce_user(
-        &self,
-        name: &str,
-        registry: &mut Registry,
-        now: crate::clock::Time,
-        limits: &mut ClientLimits,
-    ) {
+    fn announce_user(&self, name: &str, registry: &mut Registry, now: crate::clock::Time, limits: &mut ClientLimits) {
         let id = self.with_numbers(|n| n.user(name));
         let user = self.config.users.get(name);
         registry.set_user(now, id, UserParams { max_user_connections: self.config.max_user_connections(user) });

@@ -13,4 +13,5 @@ pub mod pidfile;
 pub mod process;
 pub mod run;
 pub mod shutdown;
+pub mod signals;
 pub mod start;

@@ -177,10 +177,8 @@ impl Daemon {
         let mut rows: Vec<_> = all
             .map(|(name, database)| {
                 let id = numbers.database_named(&name).unwrap_or(CONSOLE_DATABASE);
-                let (connections, paused, disabled) = self
-                    .shared
-                    .pools
-                    .with(|r, _, _| (r.of_database(id), r.is_paused(id), r.is_disabled(id)));
+                let (connections, paused, disabled) =
+                    self.shared.pools.with(|r, _, _| (r.of_database(id), r.is_paused(id), r.is_disabled(id)));
                 DatabaseRow {
                     host: database.host_text(),
                     port: database.port,
@@ -283,7 +281,7 @@ impl Daemon {
         drop(numbers);
         names.insert(CONSOLE_DATABASE, CONSOLE.to_owned());
         // The console's row is there from the start.
-        self.shared.stats_of(CONSOLE_DATABASE);
+        let _ = self.shared.stats_of(CONSOLE_DATABASE);
         let kept = lock(&self.history.kept);
         let earlier = |id, map: &HashMap<DatabaseId, Counters>| map.get(&id).copied().unwrap_or_default();
         let rows = all_counters(&self.shared).filter_map(|(id, now)| {

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::configure::{self, Setup, SetupError};
 use super::console;
 use super::directory::{ConfigDirectory, Numbers};
+use super::log::Log;
 use super::picture::History;
 use super::shutdown::{Phase, Shutdown};
 use crate::config::{self, Config};
@@ -33,6 +34,8 @@ pub struct Daemon {
     pub numbers: Arc<Mutex<Numbers>>,
     running: Mutex<Running>,
     tracked: Arc<Tracked>,
+    log: Log,
+    verbose: u32,
 }
 
 struct Running {
@@ -48,11 +51,11 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Opens what the settings name. At least one socket must come of it.
+    /// Opens the TCP sockets, which may need the privileges that are about to be dropped.
     ///
     /// # Errors
     /// The first socket that cannot be opened.
-    pub fn open(config: &Config) -> anyhow::Result<Self> {
+    pub fn open_tcp(config: &Config) -> anyhow::Result<Self> {
         let settings = &config.settings;
         let options = ListenOptions {
             backlog: i32::try_from(settings.listen_backlog).unwrap_or(i32::MAX),
@@ -66,18 +69,27 @@ impl Listeners {
                 tracing::info!("listening on {address}");
             }
         }
-        let mut unix = None;
+        Ok(Self { tcp, unix: None })
+    }
+
+    /// Opens the Unix socket, as the user who serves. At least one socket must have come of all settings.
+    ///
+    /// # Errors
+    /// The socket cannot be opened, or there is none at all.
+    pub fn open_unix(&mut self, config: &Config) -> anyhow::Result<()> {
+        let settings = &config.settings;
+        let backlog = i32::try_from(settings.listen_backlog).unwrap_or(i32::MAX);
         if !settings.unix_socket_dir.is_empty() {
             let path = listen::unix_path(&settings.unix_socket_dir, settings.listen_port);
             let group = group_id(&settings.unix_socket_group)?;
-            unix = Some((listen::unix(&path, options.backlog, settings.unix_socket_mode.0, group)?, path.clone()));
+            self.unix = Some((listen::unix(&path, backlog, settings.unix_socket_mode.0, group)?, path.clone()));
             tracing::info!("listening on unix:{}", path.display());
         }
         anyhow::ensure!(
-            !tcp.is_empty() || unix.is_some(),
+            !self.tcp.is_empty() || self.unix.is_some(),
             "nowhere to listen on: set listen_addr or unix_socket_dir"
         );
-        Ok(Self { tcp, unix })
+        Ok(())
     }
 }
 
@@ -94,19 +106,18 @@ fn group_id(name: &str) -> anyhow::Result<Option<u32>> {
 }
 
 impl Daemon {
-    /// Puts a configuration in force. To be called inside the runtime.
+    /// Puts a configuration in force. To be called inside the runtime. `verbose` counts the options `-v`.
     ///
     /// # Errors
     /// What is wrong with the configuration's files.
-    pub fn new(config: Config, file: PathBuf) -> Result<Arc<Self>, SetupError> {
+    pub fn new(config: Config, file: PathBuf, log: Log, verbose: u32) -> Result<Arc<Self>, SetupError> {
         let numbers = Arc::new(Mutex::new(Numbers::default()));
         let tracked = configure::tracked(&config.settings);
         let Setup { config, directory, params, globals, warnings } = configure::build(config, &numbers, &tracked)?;
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        let shared =
-            Shared::new(Ids::default(), globals, params, Arc::clone(&directory) as _, ClientLimits::new());
+        let shared = Shared::new(Ids::default(), globals, params, Arc::clone(&directory) as _, ClientLimits::new());
         let daemon = Arc::new(Self {
             history: History::new(Duration::from_secs(config.settings.stats_period.into())),
             shared,
@@ -114,6 +125,8 @@ impl Daemon {
             numbers,
             running: Mutex::new(Running { config, directory: Arc::clone(&directory), file }),
             tracked,
+            log,
+            verbose,
         });
         daemon.announce(&directory);
         Ok(daemon)
@@ -213,6 +226,7 @@ impl Daemon {
             running.config = Arc::clone(&config);
             running.directory = Arc::clone(&directory);
         }
+        set_log(&self.log, &config, self.verbose);
         self.shared.pools.with(|registry, now, _| registry.set_globals(now, globals));
         self.announce(&directory);
         self.shared.reconfigure(params, Arc::clone(&directory) as _);
@@ -314,13 +328,14 @@ impl Daemon {
                     };
                     Box::pin(console::serve(&daemon, console)).await;
                 }
-                Destination::Pool { context, route, values, key } => {
+                Destination::Pool { context, membership, route, values, key } => {
                     let start = Start {
                         stream: client.stream,
                         input: client.input,
                         info: client.info,
                         seat: client.seat,
                         context,
+                        membership,
                         route,
                         values,
                         key,
@@ -329,6 +344,15 @@ impl Daemon {
                 }
             }
         });
+    }
+}
+
+/// Lets the log follow the settings; also opens the file anew, for those who rotate it.
+pub fn set_log(log: &Log, config: &Config, verbose: u32) {
+    log.set_verbosity(verbose.max(config.settings.verbose.unwrap_or(0)));
+    let file = Some(config.settings.logfile.as_str()).filter(|f| !f.is_empty());
+    if let Err(error) = log.reopen(file.map(std::path::Path::new)) {
+        tracing::error!("{error}");
     }
 }
 

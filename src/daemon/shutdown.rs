@@ -6,7 +6,6 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::fault::{Culprit, Fault};
-use crate::session::io::roster::{Doing, Ending};
 use crate::session::io::shared::Shared;
 
 /// How far the end has come; only ever later in this order.
@@ -77,11 +76,8 @@ impl Shutdown {
                 () = self.reached(Phase::WaitForServers) => {}
             }
         }
-        shared.pools.with(|registry, now, out| registry.pause_all(now, out));
-        for client in shared.roster.clients().iter().filter(|c| c.doing() == Doing::Waiting) {
-            let fault = Fault::fatal(Culprit::Us, "server shutting down").with_sqlstate("57P01").retryable();
-            client.end(Ending { fault, at_once: true });
-        }
+        let fault = Fault::fatal(Culprit::Us, "server shutting down").with_sqlstate("57P01").retryable();
+        shared.pools.with(|registry, now, out| registry.shut_down(now, &fault, out));
         loop {
             let settled = shared.pools.settled();
             if shared.pools.with(|registry, _, _| registry.busy(None)) == 0 {

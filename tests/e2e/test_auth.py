@@ -217,6 +217,7 @@ def test_pooler_shows_postgresql_a_client_certificate(site, start_pooler, client
         client = pooler.raw()
         client.send(wire.startup({"user": "app", "database": "app"}))
         poll_until(lambda: "TLS" in pooler.log() or "certificate" in pooler.log(), "the name is refused", timeout=10)
+        assert "SSL established" not in pooler.log()
         assert not pooler.servers() or all(s["state"] != "idle" for s in pooler.servers())
         client.close()
         return
@@ -230,9 +231,30 @@ def test_pooler_shows_postgresql_a_client_certificate(site, start_pooler, client
         assert client.value("select client_dn from pg_stat_ssl where pid = pg_backend_pid()") == "/CN=cert_user"
 
 
-def test_verify_full_server_name(site, start_pooler):
-    """The name in a certificate with only a CN, as the operators' command makes it."""
-    pair = certificates.self_signed(site.tls, "cn-localhost", "localhost")
+def server_shape(site, shape: str):
+    """A certificate for PostgreSQL, and what to trust for it."""
+    place = site.tls
+    match shape:
+        case "self-signed, only a CN":  # the operators' command
+            pair = certificates.self_signed(place, "shape", "localhost")
+            return pair, pair.cert
+        case "version 1, only a CN":
+            return certificates.signed(place, "shape", "localhost", site.ca, version1=True), site.ca.cert
+        case "version 1, RSA":
+            return certificates.signed(place, "shape", "localhost", site.ca, version1=True, rsa=True), site.ca.cert
+        case "alternative names":
+            names = "DNS:example.org,DNS:localhost"
+            return certificates.signed(place, "shape", "example.org", site.ca, names=names), site.ca.cert
+        case "another name" | "another name, verify-ca":
+            names = "DNS:example.org"
+            return certificates.signed(place, "shape", "example.org", site.ca, names=names), site.ca.cert
+    raise AssertionError(shape)
+
+
+@pytest.mark.parametrize("shape", ["self-signed, only a CN", "version 1, only a CN", "version 1, RSA",
+                                   "alternative names", "another name", "another name, verify-ca"])
+def test_server_certificates_in_every_shape(site, start_pooler, shape):
+    pair, trusted = server_shape(site, shape)
     site.readable()
     primary = site.cluster.primary
     configuration = primary.data / "postgresql.auto.conf"
@@ -242,9 +264,18 @@ def test_verify_full_server_name(site, start_pooler):
         primary.sql("select pg_reload_conf()")
         poll_until(lambda: primary.sql("show ssl_cert_file") == [(str(pair.cert),)], "the new certificate")
         pooler = start_pooler(databases={"app": f"host=localhost port={primary.port} dbname=app"},
-                              server_tls_sslmode="verify-full", server_tls_ca_file=pair.cert)
-        with pooler.wire() as client:
+                              server_tls_sslmode="verify-ca" if "verify-ca" in shape else "verify-full",
+                              server_tls_ca_file=trusted, auth_type="trust")
+        client = pooler.raw()
+        client.send(wire.startup({"user": "app", "database": "app"}))
+        if shape == "another name":
+            pooler.wait_log("TLS")
+            assert "SSL established" not in pooler.log()
+            assert not any(server["state"] == "idle" for server in pooler.servers())
+        else:
+            client.finish_login("app", "")
             assert client.value("select ssl from pg_stat_ssl where pid = pg_backend_pid()") == "t"
+        client.close()
     finally:
         configuration.write_text(before)
         primary.sql("select pg_reload_conf()")
@@ -280,6 +311,32 @@ def test_console_is_for_admin_and_stats_users(start_pooler):
         for command in ("RELOAD", "PAUSE", "SET query_timeout = 1", "SHOW FDS"):
             with pytest.raises(psycopg.DatabaseError, match="admin access needed"):
                 connection.execute(command)
+
+
+@pytest.mark.parametrize("shape", ["version 1", "RSA version 1", "EC with names"])
+def test_certificates_of_the_pooler_in_every_shape(site, start_pooler, shape):
+    pair = certificates.signed(site.tls, "front", "localhost", site.ca, version1="version 1" in shape,
+                               rsa="RSA" in shape, names="DNS:localhost" if "names" in shape else "")
+    site.readable()
+    pooler = start_pooler(client_tls_sslmode="require", client_tls_cert_file=pair.cert, client_tls_key_file=pair.key)
+    with pooler.connect(host="localhost", hostaddr="127.0.0.1", sslmode="verify-full",
+                        sslrootcert=str(site.ca.cert)) as connection:
+        assert connection.execute("select 1").fetchone() == (1,)
+
+
+def test_reload_with_a_broken_certificate_keeps_the_old_one(site, start_pooler):
+    pair = certificates.self_signed(site.tls, "kept", "kept")
+    site.readable()
+    pooler = start_pooler(client_tls_sslmode="require", client_tls_cert_file=pair.cert, client_tls_key_file=pair.key)
+    good = pair.cert.read_text()
+    for broken in ("", "no certificate\n", site.ca.cert.read_text()):  # the last does not belong to the key
+        pair.cert.write_text(broken)
+        with pytest.raises(psycopg.DatabaseError, match="RELOAD failed"):
+            pooler.admin("RELOAD")
+        pooler.connect(sslmode="require").close()
+    pair.cert.write_text(good)
+    pooler.admin("RELOAD")
+    pooler.connect(sslmode="verify-ca", sslrootcert=str(pair.cert)).close()
 
 
 def test_password_of_a_user_is_never_logged(start_pooler):

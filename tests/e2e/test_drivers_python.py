@@ -268,7 +268,8 @@ async def test_asyncpg(revenue, site, cluster):
         out = io.BytesIO()
         await connection.copy_from_query("select v from made_by_driver", output=out)
         assert len(out.getvalue().splitlines()) == 1001
-        await connection.executemany("insert into made_by_driver values ($1, $2)", [(n, "y") for n in range(2000, 2100)])
+        rows = [(n, "y") for n in range(2000, 2100)]
+        await connection.executemany("insert into made_by_driver values ($1, $2)", rows)
         statement = await connection.prepare("select $1::int + 1 /* marker */")
         for number in range(20):
             assert await statement.fetchval(number) == number + 1

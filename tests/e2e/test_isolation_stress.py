@@ -1,8 +1,8 @@
 """Many clients over few servers, with servers killed under them: nobody sees another's data, nobody hangs.
 
-Bounds: every operation ends within DEADLINE seconds (the clients share two cores with the servers; the summary tells how
-late they were themselves); the pooler's resident memory, once the clients are there (10 s in a
-long run, half-time in a short one), grows by no more than 10 % and 8 MiB.
+Bounds: every operation ends within DEADLINE seconds (the clients share the cores with the servers; the summary tells
+how late they were themselves); the pooler's resident memory, once the clients are there (10 s in a long run, half-time
+in a short one), grows by no more than 10 % and 8 MiB.
 """
 
 import json
@@ -26,7 +26,8 @@ def start_clients(pooler, clients: int, seconds: int, lenient: bool) -> list[sub
     share, running = clients // PROCESSES, []
     for number in range(PROCESSES):
         options = {"port": pooler.port, "first": 1000 + number * share, "count": share, "seconds": seconds,
-                   "deadline": DEADLINE, "lenient": lenient, "think": clients / 20_000, "seed": int(os.environ.get("PGTANDEM_E2E_SEED", "1"))}
+                   "deadline": DEADLINE, "lenient": lenient, "think": clients / 20_000,
+                   "seed": int(os.environ.get("PGTANDEM_E2E_SEED", "1"))}
         running.append(subprocess.Popen([sys.executable, "-B", str(PROGRAM), json.dumps(options)], text=True,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                         env=process.clean_environment()))
@@ -93,7 +94,8 @@ def judge(total: dict, course: dict, clients: int, seconds: int, say) -> None:
     early = [kib for at, kib in course["memory"] if at <= settled] or [course["memory"][0][1]]
     late = [kib for at, kib in course["memory"] if at > settled] or early[-1:]
     say(f"\nisolation stress: {clients} clients, {seconds} s, {sum(total['operations'].values())} operations, "
-        f"{total['rows']} rows, {course['killed']} servers killed, slowest {total['slowest']:.1f} s (clients late by {total['lag']:.1f} s), "
+        f"{total['rows']} rows, {course['killed']} servers killed, "
+        f"slowest {total['slowest']:.1f} s (clients late by {total['lag']:.1f} s), "
         f"memory {max(early) // 1024} -> {max(late) // 1024} MiB, {sum(total['errors'].values())} errors: "
         + "; ".join(f"{n} x {e}" for e, n in sorted(total["errors"].items(), key=lambda item: -item[1])[:6]))
     assert not total["violations"], "\n".join(total["violations"][:20])

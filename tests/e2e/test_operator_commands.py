@@ -129,7 +129,8 @@ def test_revenue_edits_of_the_file_and_reload(own_revenue, revenue_shell):
     assert pooler.setting("default_pool_size") == "20"
     run_edit(pooler, revenue_shell, r'^(echo "default_pool_size = 30" >> .*\nsystemctl reload pgbouncer)$')
     poll_until(lambda: pooler.setting("default_pool_size") == "30", "the larger pool")
-    run_edit(pooler, revenue_shell, r'^(echo "server_connect_timeout = 30" >> .*\necho .*\nsystemctl reload pgbouncer)$')
+    run_edit(pooler, revenue_shell,
+             r'^(echo "server_connect_timeout = 30" >> .*\necho .*\nsystemctl reload pgbouncer)$')
     poll_until(lambda: pooler.setting("client_login_timeout") == "120", "the longer timeouts")
     assert pooler.setting("server_connect_timeout") == "30"
     run_edit(pooler, revenue_shell, r'^(echo "pkt_buf = 8192" >> .*)$')

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::login::SeatGuard;
+use super::login::{Membership, SeatGuard};
 use super::relay::Step;
 use super::roster::{ClientInfo, Doing};
 use super::route::{Params, Route};
@@ -50,6 +50,7 @@ pub struct Session {
     pub(super) info: Arc<ClientInfo>,
     key: CancelKey,
     _seat: SeatGuard,
+    membership: Option<Membership>,
     pub(super) mode: Mode,
     pub(super) statements_max: usize,
 
@@ -99,6 +100,8 @@ pub struct Start {
     pub seat: SeatGuard,
     /// Its pool.
     pub context: Arc<PoolContext>,
+    /// Its being counted there.
+    pub membership: Membership,
     /// What holds for it there.
     pub route: Arc<Route>,
     /// Its tracked parameters.
@@ -121,6 +124,7 @@ impl Session {
             info: start.info,
             key: start.key,
             _seat: start.seat,
+            membership: Some(start.membership),
             mode: Mode::Session,
             statements_max: 0,
             stream: start.stream,
@@ -170,7 +174,6 @@ impl Session {
 
     /// Serves the client to the end.
     pub async fn serve(mut self) {
-        self.shared.pools.with(|r, now, _| r.client_attached(now, self.context.pool));
         let end = loop {
             self.refresh_settings();
             match poll_fn(|cx| self.poll_relay(cx)).await {
@@ -359,7 +362,7 @@ impl Session {
             if idle {
                 // In a task of its own: the client must not wait for the reset.
                 let (shared, params) = (Arc::clone(&self.shared), Arc::clone(&self.params));
-                shared.pools.with(|r, _, _| r.begin_reset(server.info.id));
+                shared.pools.with(|r, _, out| r.begin_reset(server.info.id, out));
                 tokio::spawn(async move {
                     let fate = reset(&params, &mut server).await;
                     shared.pools.release(server, fate);
@@ -370,7 +373,7 @@ impl Session {
         }
         // Others may look for this client until here, and never afterwards.
         self.shared.pools.dismiss(self.info.id);
-        self.shared.pools.with(|r, now, _| r.client_detached(now, self.context.pool));
+        self.membership = None;
         lock(&self.shared.keys).revoke(&self.key);
         self.shared.roster.remove_client(self.info.id);
         count(&self.context.stats.received_bytes, self.tally.received);

@@ -16,7 +16,7 @@ use crate::auth::{
     ClientLogin, Derivation, Evidence, LoginParams, MAX_PASSWORD_BYTES, Method, ScramKeys, ScramSecret, Secret, Step,
 };
 use crate::fault::{Culprit, Fault, Severity};
-use crate::ids::ClientId;
+use crate::ids::{ClientId, PoolId};
 use crate::net::buffer::Buffer;
 use crate::net::stream::{Peer, Stream};
 use crate::pool::io::Message;
@@ -57,6 +57,8 @@ pub enum Destination {
     Pool {
         /// The pool.
         context: Arc<PoolContext>,
+        /// Its being counted there.
+        membership: Membership,
         /// What holds for this client in it.
         route: Arc<Route>,
         /// Its tracked parameters.
@@ -100,6 +102,25 @@ impl Drop for SeatGuard {
         if let Some(seat) = self.seat.take() {
             lock(&self.shared.limits).leave(seat);
         }
+    }
+}
+
+/// Counts a client as one of a pool until it is dropped.
+pub struct Membership {
+    shared: Arc<Shared>,
+    pool: PoolId,
+}
+
+impl Membership {
+    fn begin(shared: &Arc<Shared>, pool: PoolId) -> Self {
+        shared.pools.with(|registry, now, _| registry.client_attached(now, pool));
+        Self { shared: Arc::clone(shared), pool }
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.shared.pools.with(|registry, now, _| registry.client_detached(now, self.pool));
     }
 }
 
@@ -295,6 +316,7 @@ impl Arrival {
         if let Some(keys) = accepted.filter(|_| route.database.forced_user.is_none()) {
             *lock(&context.pass_through) = Some(keys);
         }
+        let membership = Membership::begin(&self.shared, context.pool);
         let reported = self.reported(&context, info, &route).await?;
         values.fill_unset(&reported.values);
         let key = self.issue_key(startup);
@@ -307,7 +329,7 @@ impl Arrival {
             *lock(&info.application_name) = String::from_utf8_lossy(values.get(index).unwrap_or_default()).into_owned();
         }
         self.send(&welcome).await?;
-        Ok(Destination::Pool { context, route, values, key })
+        Ok(Destination::Pool { context, membership, route, values, key })
     }
 
     fn log_attempt(&self, info: &ClientInfo) {

@@ -135,7 +135,11 @@ class Cluster:
             node.wait_ready()
 
     def stop(self) -> None:
-        for node in (*self.replicas, self.primary):
+        nodes = (*self.replicas, self.primary)
+        for node in nodes:  # all at once, then wait
+            if node.process is not None and node.process.poll() is None:
+                node.process.send_signal(signal.SIGQUIT)
+        for node in nodes:
             node.stop(signal.SIGQUIT)
 
     def _make_primary(self) -> None:

@@ -1,7 +1,7 @@
 """One process of the isolation stress: many clients, each of which knows what only it may see.
 
-Started by test_isolation_stress.py with one JSON argument; prints one JSON object at the end. Every row that a client gets
-must carry its own number; every error must carry an SQLSTATE and a text; nothing may take longer than the deadline.
+Started by test_isolation_stress.py with one JSON argument; prints one JSON object at the end. Every row that a client
+gets must carry its own number; every error an SQLSTATE and a text; nothing may take longer than the deadline.
 """
 
 from __future__ import annotations
@@ -301,7 +301,8 @@ class Asyncpg(Client):
 
     async def copy_out(self) -> None:
         out = io.BytesIO()
-        await self.connection.copy_from_query("select $1::int, g from generate_series(1, 100) g", self.number, output=out)
+        query = "select $1::int, g from generate_series(1, 100) g"
+        await self.connection.copy_from_query(query, self.number, output=out)
         self.check((line.split(b"\t") for line in out.getvalue().splitlines()), 100)
 
     async def transaction(self) -> None:
@@ -314,8 +315,8 @@ class Asyncpg(Client):
         async with self.connection.transaction():
             await self.connection.executemany("insert into stress_rows (client, v) values ($1, $2)",
                                               [(self.number, n) for n in range(20)])
-            self.check(await self.connection.fetch("select client from stress_rows where xmin = pg_current_xact_id()::xid"),
-                       20)
+            mine = "select client from stress_rows where xmin = pg_current_xact_id()::xid"
+            self.check(await self.connection.fetch(mine), 20)
             await self.connection.execute("delete from stress_rows where client = $1", self.number)
 
     async def name(self) -> None:

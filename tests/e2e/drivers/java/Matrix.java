@@ -64,7 +64,8 @@ public final class Matrix {
 
     private static void connectStep() throws Exception {
         try (Connection connection = connect()) {
-            check(number(connection, "select count(*) from pg_stat_ssl where pid = pg_backend_pid() and ssl") == 1, "ssl");
+            String encrypted = "select count(*) from pg_stat_ssl where pid = pg_backend_pid() and ssl";
+            check(number(connection, encrypted) == 1, "ssl");
             check(connection.isValid(5), "isValid");
             check(connection.getMetaData().getDatabaseMajorVersion() >= 15, "version");
         }
@@ -119,8 +120,8 @@ public final class Matrix {
             connection.setAutoCommit(false);
             statement.setInt(1, 1);
             statement.executeQuery().close();
-            check(number(connection, "select count(*) from pg_prepared_statements where statement like '%marker */'") > 0,
-                    "not prepared on the server");
+            String marked = "select count(*) from pg_prepared_statements where statement like '%marker */'";
+            check(number(connection, marked) > 0, "not prepared on the server");
             connection.commit();
         }
     }

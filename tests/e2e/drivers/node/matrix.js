@@ -70,7 +70,8 @@ const steps = {
 
   prepared: () => withClient(async (client) => {
     for (let n = 0; n < 20; n += 1) {
-      const { rows } = await client.query({ name: 'by-name', text: 'select $1::int + 1 as v /* marker */', values: [n] });
+      const query = { name: 'by-name', text: 'select $1::int + 1 as v /* marker */', values: [n] };
+      const { rows } = await client.query(query);
       assert.strictEqual(rows[0].v, n + 1);
     }
     await client.query('begin');
