@@ -24,6 +24,9 @@ use pgtandem::daemon::process::{
 };
 use tempfile::TempDir;
 
+/// Events of other crates are not logged.
+const OURS: &str = "pgtandem::test";
+
 /// A user without privileges that every system has.
 const NOBODY: &str = "nobody";
 
@@ -83,10 +86,10 @@ fn play(role: &str, args: &[String]) -> ExitCode {
         }
         "log" => {
             let log = Log::start(0, arg(0) != Some("quiet")).unwrap();
-            tracing::info!("one\ntwo");
-            tracing::debug!("unseen");
+            tracing::info!(target: OURS, "one\ntwo");
+            tracing::debug!(target: OURS, "unseen");
             log.set_stderr(false);
-            tracing::info!("unseen");
+            tracing::info!(target: OURS, "unseen");
             log.set_stderr(arg(0) != Some("quiet"));
             fatal(&"the end");
             say(&"went on");
@@ -251,7 +254,7 @@ fn other_users_stay_who_they_are() {
         assert_eq!(ended(&mut as_nobody(dir.path(), "user", &[])).1, "stays\n");
         assert_eq!(ended(&mut as_nobody(dir.path(), "user", &[NOBODY])).1, "stays\n");
         let (_, text) = ended(&mut as_nobody(dir.path(), "user", &["daemon"]));
-        assert!(text.starts_with("failed to assume identity of user 'daemon': EPERM"), "{text}");
+        assert!(text.starts_with("failed to assume identity of user 'daemon': Operation not permitted"), "{text}");
     } else {
         assert_eq!(ended(&mut role("user", &[])).1, "stays\n");
     }
@@ -367,7 +370,7 @@ fn the_service_manager_is_told() {
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let (output, _) = ended(role("notify", &[]).env("NOTIFY_SOCKET", &path));
     assert!(output.status.success());
-    let mut next = || {
+    let next = || {
         let mut buffer = [0; 256];
         let len = socket.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(buffer.get(..len).unwrap_or_default()).into_owned()

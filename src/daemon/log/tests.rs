@@ -86,7 +86,7 @@ fn bare(text: &str) -> Vec<String> {
 }
 
 fn every_level() {
-    super::fatal(&"the end");
+    fatal(&"the end");
     tracing::error!(fatal = true, "the end too");
     tracing::error!(fatal = false, "e");
     tracing::warn!("w");
@@ -126,7 +126,7 @@ fn fields_stand_behind_the_message() {
 fn json_fields_keep_their_types() {
     let text = logged(0, LogFormat::Json, |_, _| {
         tracing::warn!(db = "d\"1", n = 3, minus = -1, half = 0.5, nan = f64::NAN, set = true, path = ?Path::new("/x"), "closed");
-        super::fatal(&"end");
+        fatal(&"end");
     });
     let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(
