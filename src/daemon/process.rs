@@ -157,7 +157,8 @@ fn require_one_thread() -> Result<(), ProcessError> {
     Err(ProcessError::Privileged("other threads exist already, which would keep theirs"))
 }
 
-/// No core dumps and no debugger of the same user: memory holds passwords and rows.
+/// No core dumps and no debugger of the same user: memory holds passwords and rows. Call it after a change of user, with which
+/// the kernel forgets half of it (prctl(2), PR_SET_DUMPABLE).
 ///
 /// # Errors
 /// [`ProcessError::System`].
