@@ -202,14 +202,16 @@ fn invocation(matches: &ArgMatches) -> Option<Invocation> {
 
 /// The parser's finding in getopt's words.
 fn reason(error: &clap::Error) -> String {
-    let argument = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(text)) => text.as_str(),
-        _ => "",
+    let named = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
     };
+    // A second file is seen as a misplaced subcommand.
+    let argument = named(ContextKind::InvalidSubcommand).or_else(|| named(ContextKind::InvalidArg)).unwrap_or_default();
     // Seen as "--user <user>": only the name counts.
     let option = argument.split([' ', '=']).next().unwrap_or_default();
     match error.kind() {
-        ErrorKind::UnknownArgument => match option.strip_prefix('-') {
+        ErrorKind::UnknownArgument | ErrorKind::ArgumentConflict => match option.strip_prefix('-') {
             Some("") | None => format!("only one configuration file can be given, what is '{argument}' for?"),
             Some(long) if long.starts_with('-') => format!("unrecognized option '{option}'"),
             Some(short) => format!("invalid option -- '{short}'"),

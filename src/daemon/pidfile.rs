@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -172,9 +173,11 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 /// Make a file at `path` appear, locked and with its content, in one step; `None` if there is one by now.
 fn publish(path: &Path) -> io::Result<Option<File>> {
+    static DRAFTS: AtomicU32 = AtomicU32::new(0);
     let pid = std::process::id();
+    let draft = DRAFTS.fetch_add(1, Ordering::Relaxed);
     let mut name = path.file_name().unwrap_or(OsStr::new("pidfile")).to_owned();
-    name.push(format!(".{pid}.new"));
+    name.push(format!(".{pid}.{draft}.new"));
     let draft = path.with_file_name(name);
     let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o644).open(&draft) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -231,4 +234,161 @@ fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
     let plain = |char: char| char.is_ascii_alphanumeric() || "/._-+@".contains(char);
     if text.chars().all(plain) { text.into_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command, Stdio};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn place() -> (TempDir, PathBuf) {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("p.pid");
+        (dir, path)
+    }
+
+    fn own() -> String {
+        format!("{}\n", std::process::id())
+    }
+
+    fn dead_pid() -> u32 {
+        let mut child = Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        child.id()
+    }
+
+    /// A process of the given name, which ends when its stdin is closed.
+    fn process_named(dir: &Path, name: &str) -> Child {
+        let program = dir.join(name);
+        symlink("/bin/sh", &program).unwrap();
+        let mut command = Command::new(program);
+        command.arg0("sh").args(["-c", "read line; exit 0"]).stdin(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn end(mut child: Child) {
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn the_file_names_the_process_and_goes_with_it() {
+        let (dir, path) = place();
+        let pidfile = PidFile::create(&path).unwrap();
+        assert_eq!((fs::read_to_string(&path).unwrap(), pidfile.path()), (own(), path.as_path()));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the draft is gone");
+        drop(pidfile);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_second_instance_is_told_who_runs() {
+        let (_dir, path) = place();
+        let first = PidFile::create(&path).unwrap();
+        let error = PidFile::create(&path).unwrap_err().to_string();
+        let words = format!("pidfile '{}' exists, another instance running? process {}", path.display(), own().trim());
+        assert!(error.starts_with(&words), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), own());
+        drop(first);
+        PidFile::create(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_left_behind_is_taken_over() {
+        let (dir, path) = place();
+        let bystander = process_named(dir.path(), "bystander");
+        for content in [String::new(), format!("{}\n", dead_pid()), bystander.id().to_string(), own()] {
+            fs::write(&path, content).unwrap();
+            let pidfile = PidFile::create(&path).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), own());
+            drop(pidfile);
+        }
+        end(bystander);
+    }
+
+    #[test]
+    fn a_pgbouncer_that_runs_is_respected_though_it_does_not_lock() {
+        let (dir, path) = place();
+        let other = process_named(dir.path(), "pgbouncer");
+        let content = format!("{}\n", other.id());
+        fs::write(&path, &content).unwrap();
+        // The name is there only after exec.
+        let pid = i32::try_from(other.id()).unwrap();
+        while program(pid).as_deref() != Some("pgbouncer") {
+            std::thread::yield_now();
+        }
+        let error = PidFile::create(&path).unwrap_err().to_string();
+        assert!(error.contains(&format!("process {} (pgbouncer) holds it", other.id())), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        end(other);
+        PidFile::create(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_something_else_is_not_destroyed() {
+        let (dir, path) = place();
+        for content in [&b"[databases]\n"[..], b"-1\n", &[0xff; 100]] {
+            fs::write(&path, content).unwrap();
+            let error = PidFile::create(&path).unwrap_err().to_string();
+            assert!(error.contains("holds no process id"), "{error}");
+            assert_eq!(fs::read(&path).unwrap(), content);
+        }
+        let link = dir.path().join("link");
+        symlink(&path, &link).unwrap();
+        assert!(matches!(PidFile::create(&link), Err(PidFileError::System { action: "open", .. })));
+        assert!(matches!(PidFile::create(dir.path()), Err(PidFileError::System { .. })));
+    }
+
+    #[test]
+    fn a_successors_file_is_left_alone() {
+        let (_dir, path) = place();
+        let first = PidFile::create(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let second = PidFile::create(&path).unwrap();
+        drop(first);
+        assert!(path.exists());
+        drop(second);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_draft_left_by_a_crash_is_no_obstacle() {
+        let (dir, path) = place();
+        for draft in 0..1000 {
+            fs::write(dir.path().join(format!("p.pid.{}.{draft}.new", std::process::id())), "junk").unwrap();
+        }
+        let _pidfile = PidFile::create(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), own());
+    }
+
+    #[test]
+    fn of_many_that_start_at_once_one_wins() {
+        let (_dir, path) = place();
+        for round in 0..20 {
+            if round % 2 == 0 {
+                fs::write(&path, format!("{}\n", dead_pid())).unwrap();
+            }
+            let results: Vec<_> = std::thread::scope(|scope| {
+                let starts: Vec<_> = (0..4).map(|_| scope.spawn(|| PidFile::create(&path))).collect();
+                starts.into_iter().map(|start| start.join().unwrap()).collect()
+            });
+            assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "{results:?}");
+            drop(results);
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn a_missing_directory_comes_with_the_command_that_makes_it() {
+        let (dir, _) = place();
+        let missing = dir.path().join("run it");
+        let error = PidFile::create(&missing.join("p.pid")).unwrap_err().to_string();
+        let user = User::from_uid(geteuid()).unwrap().map_or_else(|| geteuid().to_string(), |user| user.name);
+        let shown = format!("'{}'", missing.display());
+        assert!(error.contains(&format!("mkdir -p {shown} && chown {user} {shown}")), "{error}");
+    }
 }

@@ -157,7 +157,8 @@ fn require_one_thread() -> Result<(), ProcessError> {
     Err(ProcessError::Privileged("other threads exist already, which would keep theirs"))
 }
 
-/// No core dumps and no debugger of the same user: memory holds passwords and rows.
+/// No core dumps and no debugger of the same user: memory holds passwords and rows. Call it after a change of user, with which
+/// the kernel forgets half of it (prctl(2), PR_SET_DUMPABLE).
 ///
 /// # Errors
 /// [`ProcessError::System`].
@@ -365,4 +366,27 @@ fn notify(states: &[NotifyState<'_>]) {
 /// A line end would begin another assignment.
 fn one_line(status: &str) -> String {
     status.replace(['\n', '\r'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortage_of_descriptors_names_what_to_set() {
+        let limit = DescriptorLimit { soft: 1024, hard: 4096 };
+        let expected = expected_descriptors(1000, 40);
+        assert_eq!(expected, 1104);
+        assert_eq!(limit.shortage(900, expected_descriptors(900, 60)), None);
+        let text = limit.shortage(1000, expected).unwrap();
+        assert!(text.contains("only 1024 files") && text.contains("max_client_conn = 1000"), "{text}");
+        assert!(text.contains("LimitNOFILE=1104") && text.contains("ulimit -n 1104"), "{text}");
+        assert_eq!(DescriptorLimit { soft: RLIM_INFINITY, ..limit }.shortage(1, u64::MAX), None);
+        assert_eq!(expected_descriptors(u64::MAX, u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn a_status_cannot_smuggle_in_an_assignment() {
+        assert_eq!(one_line("a\nREADY=1\r"), "a READY=1 ");
+    }
 }

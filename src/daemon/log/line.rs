@@ -200,7 +200,7 @@ impl Write for Capped {
             self.text.push_str(more);
             return Ok(());
         }
-        let end = more.floor_char_boundary(room);
+        let end = (0..=room).rev().find(|end| more.is_char_boundary(*end)).unwrap_or_default();
         self.text.push_str(more.get(..end).unwrap_or_default());
         // Ends the printing of the value, however much there is of it.
         Err(fmt::Error)
@@ -265,6 +265,15 @@ impl Visit for Collector<'_> {
             self.fatal |= value;
         } else {
             self.field(field.name(), format_args!("{value}"));
+        }
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        // JSON has no word for the others.
+        if value.is_finite() {
+            self.field(field.name(), format_args!("{value}"));
+        } else {
+            self.record_debug(field, &value);
         }
     }
 
