@@ -88,10 +88,13 @@ impl Statements {
 /// end is told so instead of filling the memory of all.
 pub const NAMES_PER_CLIENT_MAX: usize = 65_536;
 
+/// Boxed where it stands: most clients have none.
+type NameMap = HashMap<Box<[u8]>, Arc<Statement>>;
+
 /// One client's names.
 #[derive(Debug, Default)]
 pub struct Names {
-    map: Option<Box<HashMap<Box<[u8]>, Arc<Statement>>>>,
+    map: Option<Box<NameMap>>,
 }
 
 /// What a name stood for before a message that may yet fail changed it.

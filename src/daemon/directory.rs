@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::admin;
@@ -199,7 +198,7 @@ impl ConfigDirectory {
         if database.hosts.is_empty() {
             let dir = &self.config.settings.unix_socket_dir;
             let dir = if dir.is_empty() { "/tmp" } else { dir };
-            return vec![Host { target: Target::Unix(PathBuf::from(unix_path(dir, port))), name: String::new() }];
+            return vec![Host { target: Target::Unix(unix_path(dir, port)), name: String::new() }];
         }
         database.hosts.iter().map(host).collect()
     }

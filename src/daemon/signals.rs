@@ -3,11 +3,32 @@
 use std::io;
 use std::sync::Arc;
 
+use nix::sys::signal::{SigSet, Signal as Sig};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::process;
 use super::run::Daemon;
 use super::shutdown::Phase;
+
+fn all() -> SigSet {
+    [Sig::SIGHUP, Sig::SIGTERM, Sig::SIGINT, Sig::SIGQUIT, Sig::SIGUSR1, Sig::SIGUSR2].into_iter().collect()
+}
+
+/// Lets signals wait until [`let_go`]. To be called before there are other threads, which inherit it.
+///
+/// # Errors
+/// The kernel's.
+pub fn hold() -> nix::Result<()> {
+    all().thread_block()
+}
+
+/// Delivers what has come meanwhile. To be called when the handlers are installed.
+///
+/// # Errors
+/// The kernel's.
+pub fn let_go() -> nix::Result<()> {
+    all().thread_unblock()
+}
 
 /// Installs the handlers and returns the task that acts on them.
 ///

@@ -48,6 +48,8 @@ fn prepare_and_serve(run: &Run, log: &Log) -> anyhow::Result<()> {
     let (config, problems) = configure::read(&run.config).context("cannot load config file")?;
     let user = run.user.as_deref().or_else(|| config.settings.user.get());
     let identity = Identity::resolve(user)?;
+    // Until there is somebody to act on them, signals wait instead of killing.
+    signals::hold()?;
     process::forbid_core_dumps()?;
     let pidfile = Some(Path::new(&config.settings.pidfile)).filter(|p| !p.as_os_str().is_empty());
     let startup = if run.daemon { process::daemonize(pidfile, DAEMON_PATIENCE)? } else { Startup::foreground() };
@@ -87,7 +89,7 @@ fn serve(
         Some(identity) => identity.assume()?,
         None => process::lock_down()?,
     }
-    log.set_format(config.settings.log_format.into())?;
+    log.set_format(config.settings.log_format)?;
     set_log(log, &config, run.verbose);
     let pidfile = Some(Path::new(&config.settings.pidfile)).filter(|p| !p.as_os_str().is_empty());
     let pidfile = pidfile.map(PidFile::create).transpose()?;
@@ -105,6 +107,7 @@ fn serve(
     let daemon = runtime.block_on(async {
         let daemon = Daemon::new(config, run.config.clone(), log.clone(), run.verbose)?;
         tokio::spawn(signals::listen(Arc::clone(&daemon))?);
+        signals::let_go()?;
         anyhow::Ok(daemon)
     })?;
     tracing::info!("process up: {}, pid {}", cli::VERSION_LINE, std::process::id());

@@ -86,7 +86,7 @@ pub fn tcp(address: SocketAddr, options: &ListenOptions) -> Result<std::net::Tcp
         socket.listen(options.backlog)?;
         if options.defer_accept {
             // A convenience of the kernel; a sandbox that refuses it costs a wake-up per connection, nothing more.
-            if let Err(error) = crate::sys::set_tcp_defer_accept(&socket, 45) {
+            if let Err(error) = crate::sys::set_tcp_defer_accept(&socket, 1) {
                 tracing::debug!("tcp_defer_accept refused on {address}: {error}");
             }
         }

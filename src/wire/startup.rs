@@ -46,13 +46,16 @@ impl std::fmt::Debug for CancelKey {
     }
 }
 
+/// A parameter's name and value, neither of which need be UTF-8.
+pub type Param = (Box<[u8]>, Box<[u8]>);
+
 /// A startup message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Startup {
     /// Major version in the upper, minor in the lower 16 bits.
     pub protocol: u32,
     /// Names and values in the order sent, duplicates kept; values are not UTF-8 by any rule.
-    pub params: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub params: Vec<Param>,
 }
 
 impl Startup {
@@ -129,7 +132,7 @@ fn cancel(body: &[u8]) -> Result<First, BadFirst> {
     Ok(First::Cancel(CancelKey { pid: u32::from_be_bytes([*a, *b, *c, *d]), secret: secret.into() }))
 }
 
-fn params(mut body: &[u8]) -> Result<Vec<(Box<[u8]>, Box<[u8]>)>, BadFirst> {
+fn params(mut body: &[u8]) -> Result<Vec<Param>, BadFirst> {
     let mut params = Vec::new();
     loop {
         let (name, rest) = cstr(body).ok_or(BadFirst::Layout)?;

@@ -249,6 +249,8 @@ impl Session {
 
     fn attach(&mut self, server: Box<Server>, since: Time) {
         let now = Time::now();
+        // As PgBouncer counts: the wait for a server is part of the query's time, but query_timeout does not run meanwhile.
+        self.tally.query += now.since(since);
         self.query_began = now;
         self.ready_at = now;
         self.info.set_link(Some(server.info.id));

@@ -264,15 +264,12 @@ impl Arrival {
             std::task::Poll::Ready(())
         })
         .await;
-        let to = if console {
-            self.into_console(&startup, &info).await?
-        } else {
-            self.into_pool(&startup, &info, seat).await?
-        };
+        let to =
+            if console { self.to_console(&startup, &info).await? } else { self.to_pool(&startup, &info, seat).await? };
         Ok((info, to))
     }
 
-    async fn into_console(&mut self, startup: &Startup, info: &Arc<ClientInfo>) -> Result<Destination, Failed> {
+    async fn to_console(&mut self, startup: &Startup, info: &Arc<ClientInfo>) -> Result<Destination, Failed> {
         let own_uid = nix::unistd::getuid().as_raw();
         let owner = matches!(self.peer, Peer::Unix { uid: Some(uid), .. } if uid == own_uid);
         let back_door = match self.shared.directory().console(&self.user, owner) {
@@ -292,7 +289,7 @@ impl Arrival {
         Ok(Destination::Console { back_door, key: self.issue_key(startup) })
     }
 
-    async fn into_pool(
+    async fn to_pool(
         &mut self,
         startup: &Startup,
         info: &Arc<ClientInfo>,

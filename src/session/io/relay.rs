@@ -62,14 +62,18 @@ impl Session {
                 Judged::Full => false,
             };
             let mut moved = false;
+            // The server is not read while the client has not taken what came before.
+            let held_back = self.server_run > 0 || !self.out.is_empty();
             if self.server.is_some() {
                 match self.poll_server(cx) {
                     Ok(read) => moved |= read,
                     Err(end) => return Poll::Ready(Step::Ended(end)),
                 }
             }
-            if let Poll::Ready(Err(_)) = self.poll_to_client(cx) {
-                return Poll::Ready(Step::Ended(End::ClientGone("client unexpected eof")));
+            match self.poll_to_client(cx) {
+                Poll::Ready(Ok(())) => moved |= held_back,
+                Poll::Ready(Err(_)) => return Poll::Ready(Step::Ended(End::ClientGone("client unexpected eof"))),
+                Poll::Pending => {}
             }
             if self.may_release() {
                 return Poll::Ready(Step::ServerFree);
@@ -146,12 +150,12 @@ impl Session {
             intern: &|definition| lock(statements).intern(definition),
         };
         let verdict = self.core.on_frame(head, body, self.server.as_deref_mut().map(|s| &mut s.core), &mut turn);
-        match head.tag {
-            b'Q' if self.params.refuse_simple_queries && self.server.is_some() => {
-                return Err(bad("PQexec disallowed"));
-            }
-            b'P' => self.tally.client_parses += u64::from(self.statements_max > 0),
-            b'B' => self.tally.binds += u64::from(self.statements_max > 0),
+        let tracked = self.statements_max > 0;
+        match (head.tag, &verdict) {
+            (_, ClientVerdict::NeedServer | ClientVerdict::NeedMore(_)) => {}
+            (b'Q', _) if self.params.refuse_simple_queries => return Err(bad("PQexec disallowed")),
+            (b'P', _) => self.tally.client_parses += u64::from(tracked),
+            (b'B', _) => self.tally.binds += u64::from(tracked),
             _ => {}
         }
         if !self.to_client.is_empty() {

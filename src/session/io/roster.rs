@@ -210,7 +210,6 @@ pub struct ServerInfo {
 
 impl ServerInfo {
     /// A server just connected.
-    #[expect(clippy::too_many_arguments, reason = "one per column")]
     #[must_use]
     pub fn new(
         id: ServerId,

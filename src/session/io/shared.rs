@@ -20,6 +20,7 @@ use crate::pool::{ClientLimits, DatabaseId, GlobalParams, Ids};
 use crate::prepared::Statements;
 use crate::session::cancel::{KEY_LEN_MAX, Keys};
 use crate::session::params::Values;
+use crate::wire::startup::Param;
 
 /// The one of these in the process.
 pub struct Shared {
@@ -78,7 +79,7 @@ pub struct PoolContext {
 #[derive(Clone, Debug)]
 pub struct Reported {
     /// Every ParameterStatus, in order, tracked ones left out.
-    pub fixed: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub fixed: Vec<Param>,
     /// The tracked ones.
     pub values: Values,
 }
