@@ -155,3 +155,26 @@ def test_single_message_near_the_largest_value(body_pooler, what, capsys):
     """PostgreSQL's own limit for one value is 1 GiB less a header; its buffers double, so stay below half."""
     with capsys.disabled():
         stream(body_pooler, what, 500 * MIB, False, print)
+
+
+@pytest.mark.parametrize("server_tls", ["disable", "require"])
+@pytest.mark.parametrize("client_tls", [False, True])
+@pytest.mark.parametrize("row", [100, 1000, 8000, 100_000, MIB, 8 * MIB])
+def test_rows_of_every_size_flow_to_the_end(site, start_pooler, row, client_tls, server_tls):
+    """Wherever the rows fall in the buffers of both sides, the stream must not stop."""
+    pooler = start_pooler(server_tls_sslmode=server_tls, client_tls_sslmode="allow",
+                          client_tls_cert_file=site.pooler_cert.cert, client_tls_key_file=site.pooler_cert.key)
+    rows = max(16 * MIB // row, 1)
+    client = pooler.raw(timeout=10)
+    if client_tls:
+        client.request_tls(wire.client_context())
+    client.login("app", "app", "app password")
+    client.send(wire.query(f"select repeat('r', {row}) from generate_series(1, {rows})") + wire.query("select 'next'"))
+    end, seen, total = wire.message("Z", b"I"), b"", 0
+    while not (seen.endswith(end) and b"next" in seen):
+        part = client.socket.recv(1 << 16)
+        assert part, "the connection ended in the middle of a result"
+        total += len(part)
+        seen = (seen + part)[-200:]
+    assert total > rows * (row + 11)
+    client.close()
