@@ -141,8 +141,26 @@ impl ClientCore {
                     None => malformed("Close"),
                 }
             }
-            b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F' => Verdict::NeedServer,
+            b'P' | b'B' | b'D' => Self::worth_a_server(head, body, turn),
+            b'Q' | b'C' | b'E' | b'F' => Verdict::NeedServer,
             tag => unknown(tag),
+        }
+    }
+
+    /// Asks for a server only when the frame can be judged at once: a server must not wait for a slow client's bytes.
+    fn worth_a_server(head: Head, body: &[u8], turn: &Turn<'_>) -> Verdict {
+        let whole = body.len() >= head.body_len();
+        match head.tag {
+            _ if whole => Verdict::NeedServer,
+            b'D' => need(head, NAMES_LEN_MAX),
+            _ if turn.statements_max == 0 => Verdict::NeedServer,
+            b'B' if extended::bind_names(body).is_none() => need_step(head, body),
+            b'B' => Verdict::NeedServer,
+            _ => match body.first() {
+                Some(0) => Verdict::NeedServer,
+                Some(_) => need(head, TRACKED_PARSE_LEN_MAX),
+                None => Verdict::NeedMore(head.total.min(6)),
+            },
         }
     }
 
@@ -164,7 +182,7 @@ impl ClientCore {
     fn on_parse(&mut self, head: Head, body: &[u8], server: &mut ServerCore, turn: &mut Turn<'_>) -> Verdict {
         match body.first() {
             None if head.body_len() == 0 => return malformed("Parse"),
-            None => return Verdict::NeedMore(6),
+            None => return Verdict::NeedMore(head.total.min(6)),
             Some(0) => {
                 server.sent_parse(None, None);
                 return Verdict::Forward;

@@ -8,6 +8,10 @@ use std::sync::Arc;
 pub const ALWAYS_TRACKED: [&str; 5] =
     ["standard_conforming_strings", "client_encoding", "DateStyle", "TimeZone", "application_name"];
 
+/// Sent by drivers at login (pgjdbc, npgsql) although the server never reports it. PgBouncer refuses the login unless
+/// ignore_startup_parameters names it; here it follows the client.
+pub const SENT_BY_DRIVERS: &str = "extra_float_digits";
+
 /// The names that are tracked, fixed at start.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Tracked {
@@ -18,7 +22,8 @@ impl Tracked {
     /// The five and `extra`; names that could not stand in a SET unquoted are left out.
     #[must_use]
     pub fn new<'a>(extra: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut names: Vec<Box<str>> = ALWAYS_TRACKED.iter().map(|&n| n.into()).collect();
+        let always = ALWAYS_TRACKED.iter().chain([&SENT_BY_DRIVERS]);
+        let mut names: Vec<Box<str>> = always.map(|&n| n.into()).collect();
         for name in extra {
             let name = name.trim();
             let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
@@ -167,7 +172,7 @@ mod tests {
     #[test]
     fn only_what_differs_is_set_and_quotes_cannot_break_out() {
         let tracked = Tracked::new(["IntervalStyle", "search_path; DROP", ""]);
-        assert_eq!(tracked.names().count(), 6);
+        assert_eq!(tracked.names().count(), 7);
         let client = values(&tracked, &[("timezone", "Mars/O'Neil\\"), ("client_encoding", "utf8")]);
         let server =
             values(&tracked, &[("TimeZone", "UTC"), ("client_encoding", "UTF8"), ("IntervalStyle", "iso_8601")]);

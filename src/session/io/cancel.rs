@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::open::connect_for;
@@ -26,7 +27,23 @@ pub(super) async fn request(shared: &Arc<Shared>, request: ClientId, key: &Cance
         tracing::debug!("cancel request {request}: client {} has no server", client.id);
         return;
     };
-    shared.pools.with(|registry, now, out| registry.cancel(now, request, target, out));
+    // The requester's connection ends when its request has been heard, as with PostgreSQL itself.
+    let (over, ended) = oneshot::channel();
+    lock(&shared.cancel_waits).insert(request, over);
+    let wait = shared.params().cancel_wait_timeout;
+    let wait = if wait.is_zero() { CARRY_TIMEOUT * 60 } else { wait };
+    let taken = shared.pools.with(|registry, now, out| registry.cancel(now, request, target, out));
+    if taken && timeout(wait, ended).await.is_err() {
+        tracing::info!("C-{:#x}: closing because: cancel_wait_timeout", request.0);
+        shared.pools.with(|registry, now, out| registry.cancel_done(now, request, out));
+    }
+    lock(&shared.cancel_waits).remove(&request);
+}
+
+/// The requester need not wait any longer.
+pub(super) fn over(shared: &Shared, request: ClientId) {
+    // Dropping the sender is the message.
+    lock(&shared.cancel_waits).remove(&request);
 }
 
 /// Carries the request; the registry has asked for it.
@@ -40,6 +57,7 @@ pub(super) fn spawn(shared: &Arc<Shared>, pool: PoolId, request: ClientId, targe
             tracing::warn!("cancel request {request} for server {target}: timeout");
         }
         lock(&shared_in.cancels).remove(&request);
+        over(&shared_in, request);
         shared_in.pools.with(|registry, now, out| registry.cancel_done(now, request, out));
     });
     cancels.insert(request, task.abort_handle());

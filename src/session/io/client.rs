@@ -67,6 +67,8 @@ pub struct Session {
     /// Bytes at the front of the server's input that are on their way to the client.
     pub(super) server_run: usize,
     pub(super) server_said_fatal: bool,
+    /// The server has had something to do for this client.
+    pub(super) served: bool,
 
     pub(super) to_server: Vec<u8>,
     pub(super) to_client: Vec<u8>,
@@ -137,6 +139,7 @@ impl Session {
             server: None,
             server_run: 0,
             server_said_fatal: false,
+            served: false,
             to_server: Vec::new(),
             to_client: Vec::new(),
             timer: LazyTimer::default(),
@@ -260,6 +263,7 @@ impl Session {
         count(&stats.server_assignments, 1);
         count(&stats.wait_us, micros(now.since(since)));
         self.server_said_fatal = false;
+        self.served = false;
         self.server = Some(server);
     }
 
@@ -407,14 +411,17 @@ impl Session {
         // A client that does not read is not waited for.
         let farewell = async {
             poll_fn(|cx| self.poll_to_client(cx)).await?;
-            self.stream.shutdown().await
+            match fault {
+                Some(_) => super::login::linger(&mut self.stream).await,
+                None => self.stream.shutdown().await,
+            }
         };
         let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
     }
 }
 
 /// How long a client may take to read its last message.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn server_reason(end: &End) -> &'static str {
     match end {

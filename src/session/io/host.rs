@@ -45,6 +45,7 @@ impl Host<Server> for SessionHost {
         if let Some(task) = lock(&shared.cancels).remove(&request) {
             task.abort();
         }
+        cancel::over(&shared, request);
     }
 
     fn close(&self, mut server: Box<Server>, reason: &'static str) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::roster::{ClientInfo, Ending};
@@ -235,7 +235,7 @@ impl Arrival {
             let _ = timeout(Duration::from_secs(1), async {
                 stream.write_all(&out).await?;
                 stream.flush().await?;
-                stream.shutdown().await
+                linger(stream).await
             })
             .await;
         }
@@ -264,12 +264,15 @@ impl Arrival {
             std::task::Poll::Ready(())
         })
         .await;
-        let to =
-            if console { self.to_console(&startup, &info).await? } else { self.to_pool(&startup, &info, seat).await? };
+        let to = if console {
+            self.console_login(&startup, &info).await?
+        } else {
+            self.pool_login(&startup, &info, seat).await?
+        };
         Ok((info, to))
     }
 
-    async fn to_console(&mut self, startup: &Startup, info: &Arc<ClientInfo>) -> Result<Destination, Failed> {
+    async fn console_login(&mut self, startup: &Startup, info: &Arc<ClientInfo>) -> Result<Destination, Failed> {
         let own_uid = nix::unistd::getuid().as_raw();
         let owner = matches!(self.peer, Peer::Unix { uid: Some(uid), .. } if uid == own_uid);
         let back_door = match self.shared.directory().console(&self.user, owner) {
@@ -289,7 +292,7 @@ impl Arrival {
         Ok(Destination::Console { back_door, key: self.issue_key(startup) })
     }
 
-    async fn to_pool(
+    async fn pool_login(
         &mut self,
         startup: &Startup,
         info: &Arc<ClientInfo>,
@@ -411,9 +414,11 @@ impl Arrival {
             match packet {
                 First::Startup(startup) => return Ok(startup),
                 First::Cancel(key) => {
-                    // Released before the request is carried, which may take long.
-                    self.stream = None;
                     super::cancel::request(&self.shared, self.id, &key).await;
+                    if let Some(stream) = &mut self.stream {
+                        // With a proper end of TLS; a client that is gone has what it wanted.
+                        let _ = stream.shutdown().await;
+                    }
                     return Err(Failed::Cancel);
                 }
                 First::Gss if !asked_gss => {
@@ -621,6 +626,15 @@ impl Arrival {
     }
 }
 
+/// Ends a stream so that the last words reach the client: no more is written, and what the client still sends is read and
+/// thrown away until it ends too. Closing with unread bytes would make the kernel reset the connection and lose them.
+pub(super) async fn linger(stream: &mut Stream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut sink = [0; 1024];
+    while stream.read(&mut sink).await? > 0 {}
+    Ok(())
+}
+
 /// The first byte of a TLS record that begins a hand-shake.
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -647,7 +661,8 @@ fn welcome(params: &Params, reported: &Reported, values: &Values, key: &CancelKe
         reply::put_parameter_status(&mut out, name, value);
     }
     for (index, name) in params.tracked.names().enumerate() {
-        if let Some(value) = values.get(index) {
+        // What the server never reports its clients do not expect to be told.
+        if let (Some(_), Some(value)) = (reported.values.get(index), values.get(index)) {
             reply::put_parameter_status(&mut out, name.as_bytes(), value);
         }
     }

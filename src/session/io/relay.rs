@@ -175,6 +175,7 @@ impl Session {
                 self.passing = Passing { left: head.total - front, forward: true };
             }
             ClientVerdict::Consumed => {
+                self.served = true;
                 self.settle_client_run();
                 self.passing = Passing { left: head.total, forward: false };
                 return Ok(true);
@@ -188,6 +189,7 @@ impl Session {
             ClientVerdict::Terminate => return Err(Judged::Ended(End::Terminated)),
             ClientVerdict::Fatal(fault) => return Err(Judged::Ended(End::Fault(fault))),
         }
+        self.served = true;
         if fresh {
             self.query_began = Time::now();
         }
@@ -349,6 +351,7 @@ impl Session {
     fn may_release(&self) -> bool {
         let Some(server) = &self.server else { return false };
         self.mode != Mode::Session
+            && self.served
             && server.core.is_free()
             && server.passing.left == 0
             && server.input.len() == self.server_run

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use aws_lc_rs::rand;
 use rustc_hash::FxHashMap;
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
@@ -40,6 +41,8 @@ pub struct Shared {
     pub stats: Mutex<FxHashMap<DatabaseId, Arc<Stats>>>,
     pub(super) opening: Mutex<FxHashMap<ServerId, AbortHandle>>,
     pub(super) cancels: Mutex<FxHashMap<ClientId, AbortHandle>>,
+    /// Cancel requests that are not over: the connections that brought them wait for the other end.
+    pub(super) cancel_waits: Mutex<FxHashMap<ClientId, oneshot::Sender<()>>>,
     contexts: RwLock<FxHashMap<PoolId, Arc<PoolContext>>>,
     params: RwLock<Arc<Params>>,
     directory: RwLock<Arc<dyn Directory>>,
@@ -143,6 +146,7 @@ impl Shared {
             stats: Mutex::default(),
             opening: Mutex::default(),
             cancels: Mutex::default(),
+            cancel_waits: Mutex::default(),
             contexts: RwLock::default(),
             params: RwLock::new(Arc::new(params)),
             directory: RwLock::new(directory),
