@@ -65,15 +65,15 @@ fn from_default<T: Value>(default: Option<&str>, bounds: (i64, i64)) -> T {
 settings! {
     admin_users: NameList = Some(""), List, ANY, Reload, None, Works, Pgbouncer, "Users who may do everything on the admin console.";
     application_name_add_host: bool = Some("0"), Bool, ANY, Reload, None, Works, Pgbouncer, "Append the client's address and port to application_name.";
-    auth_dbname: DatabaseName = None, Text, ANY, Reload, Database, Works, Pgbouncer, "The database in which auth_query runs.";
+    auth_dbname: DatabaseName = None, Text, ANY, Reload, Database, Later("looking users up in a database (list them in auth_file)"), Pgbouncer, "The database in which auth_query runs.";
     auth_file: Nullable = None, File, ANY, Reload, None, Works, Pgbouncer, "The file of users and their passwords or secrets.";
-    auth_hba_file: String = Some(""), File, ANY, Reload, None, Works, Pgbouncer, "The file of access rules that auth_type=hba reads.";
-    auth_ident_file: Nullable = None, File, ANY, Reload, None, Works, Pgbouncer, "The file of user maps that the access rules may name.";
+    auth_hba_file: String = Some(""), File, ANY, Reload, None, Later("access rules (auth_type=hba lets nobody in)"), Pgbouncer, "The file of access rules that auth_type=hba reads.";
+    auth_ident_file: Nullable = None, File, ANY, Reload, None, Later("access rules (auth_type=hba lets nobody in)"), Pgbouncer, "The file of user maps that the access rules may name.";
     auth_ldap_options: Option<Secret> = None, Text, ANY, Reload, None, Later("LDAP authentication"), Pgbouncer, "How to ask the LDAP server when auth_type=ldap.";
-    auth_query: String = Some(DEFAULT_AUTH_QUERY), Text, ANY, Reload, Database, Works, Pgbouncer, "The query that finds the secret of a user who is not in auth_file.";
+    auth_query: String = Some(DEFAULT_AUTH_QUERY), Text, ANY, Reload, Database, Later("looking users up in a database (list them in auth_file)"), Pgbouncer, "The query that finds the secret of a user who is not in auth_file.";
     auth_type: AuthType = Some("md5"), Choice(AuthType::WORDS), ANY, Reload, None, Works, Pgbouncer, "How clients prove who they are.";
-    auth_user: Nullable = None, Text, ANY, Reload, Database, Works, Pgbouncer, "The user under whose name auth_query runs.";
-    autodb_idle_timeout: Duration = Some("3600"), Time, ANY, Reload, None, Works, Pgbouncer, "Forget a database made by the `*` entry when unused this long.";
+    auth_user: Nullable = None, Text, ANY, Reload, Database, Later("looking users up in a database (list them in auth_file)"), Pgbouncer, "The user under whose name auth_query runs.";
+    autodb_idle_timeout: Duration = Some("3600"), Time, ANY, Reload, None, Later("forgetting databases made by the `*` entry (they stay until the process ends)"), Pgbouncer, "Forget a database made by the `*` entry when unused this long.";
     cancel_wait_timeout: Duration = Some("10"), Time, ANY, Reload, None, Works, Pgbouncer, "Drop a cancel request that has waited this long for a server; 0 = never.";
     client_idle_timeout: Duration = Some("0"), Time, ANY, Reload, User, Works, Pgbouncer, "Disconnect a client that is idle outside a transaction this long; 0 = never.";
     client_login_timeout: Duration = Some("60"), Time, ANY, Reload, None, Works, Pgbouncer, "Disconnect a client that has not logged in after this time; 0 = never.";
@@ -89,12 +89,12 @@ settings! {
     conffile: Nullable = None, File, ANY, Reload, None, Works, Pgbouncer, "The file that the next RELOAD reads.";
     default_pool_size: u32 = Some("20"), Int, ANY, Reload, Both, Works, Pgbouncer, "Server connections that one user may have in one database.";
     disable_pqexec: bool = Some("0"), Bool, ANY, Boot, None, Works, Pgbouncer, "Refuse the simple query protocol.";
-    dns_max_ttl: Duration = Some("15"), Time, ANY, Reload, None, Works, Pgbouncer, "How long a looked-up host name is kept.";
-    dns_nxdomain_ttl: Duration = Some("15"), Time, ANY, Reload, None, Works, Pgbouncer, "How long a failed look-up is kept.";
+    dns_max_ttl: Duration = Some("15"), Time, ANY, Reload, None, Later("keeping looked-up host names (the system is asked for each connection)"), Pgbouncer, "How long a looked-up host name is kept.";
+    dns_nxdomain_ttl: Duration = Some("15"), Time, ANY, Reload, None, Later("keeping failed look-ups (the system is asked for each connection)"), Pgbouncer, "How long a failed look-up is kept.";
     dns_zone_check_period: Duration = Some("0"), Time, ANY, Reload, None, Later("watching DNS zones"), Pgbouncer, "How often to look whether a DNS zone's serial changed; 0 = never.";
     idle_transaction_timeout: Duration = Some("0"), Time, ANY, Reload, User, Works, Pgbouncer, "Disconnect a client that is idle in a transaction this long; 0 = never.";
     ignore_startup_parameters: NameList = Some(""), List, ANY, Reload, None, Works, Pgbouncer, "Startup parameters to accept from clients and ignore.";
-    job_name: String = Some("pgbouncer"), Text, ANY, Boot, None, Works, Pgbouncer, "The name of the program in its log.";
+    job_name: String = Some("pgbouncer"), Text, ANY, Boot, None, Later("another name in the log"), Pgbouncer, "The name of the program in its log.";
     listen_addr: NameList = Some(""), List, ANY, Boot, None, Works, Pgbouncer, "Addresses to listen on; `*` = all, empty = Unix socket only.";
     listen_backlog: u32 = Some("128"), Int, (1, i32::MAX as i64), Boot, None, Works, Pgbouncer, "The backlog given to listen(2).";
     listen_port: u16 = Some("6432"), Int, (0, 65535), Boot, None, Works, Pgbouncer, "The port to listen on; it names the Unix socket, too.";
@@ -112,9 +112,9 @@ settings! {
     max_user_client_connections: u32 = Some("0"), Int, ANY, Reload, User, Works, Pgbouncer, "Client connections of one user; 0 = no limit.";
     max_user_connections: u32 = Some("0"), Int, ANY, Reload, User, Works, Pgbouncer, "Server connections of one user; 0 = no limit.";
     min_pool_size: u32 = Some("0"), Int, ANY, Reload, Database, Works, Pgbouncer, "Server connections to keep open in each pool in use.";
-    peer_id: u16 = Some("0"), Int, (0, 16383), Reload, None, Works, Pgbouncer, "The number of this process among its peers; 0 = no peering.";
+    peer_id: u16 = Some("0"), Int, (0, 16383), Reload, None, Later("passing cancel requests on to peers"), Pgbouncer, "The number of this process among its peers; 0 = no peering.";
     pidfile: String = Some(""), File, ANY, Boot, None, Works, Pgbouncer, "The file for the process id.";
-    pkt_buf: u32 = Some("4096"), Int, (16, i32::MAX as i64), Boot, None, Works, Pgbouncer, "The size, in bytes, of the buffer of one connection.";
+    pkt_buf: u32 = Some("4096"), Int, (16, i32::MAX as i64), Boot, None, Later("buffers of a fixed size (they grow and shrink with what passes)"), Pgbouncer, "The size, in bytes, of the buffer of one connection.";
     pool_mode: PoolMode = Some("session"), Choice(PoolMode::WORDS), ANY, Reload, Both, Works, Pgbouncer, "When a server connection goes back to its pool.";
     pool_idle_timeout: Duration = Some("0"), Time, ANY, Reload, None, Works, Pgbouncer, "Forget a pool without connections after this time; 0 = never.";
     query_timeout: Duration = Some("0"), Time, ANY, Reload, User, Works, Pgbouncer, "Cancel a query that runs this long; 0 = never.";
@@ -123,7 +123,7 @@ settings! {
     reserve_pool_size: u32 = Some("0"), Int, ANY, Reload, Both, Works, Pgbouncer, "Additional server connections for a pool whose clients wait too long.";
     reserve_pool_timeout: Duration = Some("5"), Time, ANY, Reload, None, Works, Pgbouncer, "How long a client waits before the reserve is used; 0 = reserve off.";
     resolv_conf: String = Some(""), File, ANY, Boot, None, Later("a resolver configuration of its own (the system's is used)"), Pgbouncer, "The resolver configuration to use instead of the system's.";
-    sbuf_loopcnt: u32 = Some("5"), Int, ANY, Reload, None, Works, Pgbouncer, "Buffers moved for one connection before the next has its turn; 0 = no limit.";
+    sbuf_loopcnt: u32 = Some("5"), Int, ANY, Reload, None, Later("a share of the loop for each connection (every thread takes turns by itself)"), Pgbouncer, "Buffers moved for one connection before the next has its turn; 0 = no limit.";
     scram_iterations: u32 = Some("4096"), Int, (1, i32::MAX as i64), Reload, None, Works, Pgbouncer, "Iterations in SCRAM secrets made from plain passwords.";
     server_check_delay: Duration = Some("30"), Time, ANY, Reload, None, Works, Pgbouncer, "Check a server connection before use when it was idle this long; 0 = always.";
     server_check_query: String = Some("<empty>"), Text, ANY, Reload, None, Works, Pgbouncer, "The query that checks a server connection; empty = no check, `<empty>` = an empty query.";
@@ -145,7 +145,7 @@ settings! {
     so_reuseport: bool = Some("0"), Bool, ANY, Boot, None, Works, Pgbouncer, "Share the listening port with other processes.";
     stats_period: u32 = Some("60"), Int, (1, i32::MAX as i64), Reload, None, Works, Pgbouncer, "Seconds over which averages are taken.";
     stats_users: NameList = Some(""), List, ANY, Reload, None, Works, Pgbouncer, "Users who may look, but not touch, on the admin console.";
-    suspend_timeout: Duration = Some("10"), Time, ANY, Reload, None, Works, Pgbouncer, "Drop clients that hold up SUSPEND this long; 0 = never.";
+    suspend_timeout: Duration = Some("10"), Time, ANY, Reload, None, Later("waiting for buffers in SUSPEND"), Pgbouncer, "Drop clients that hold up SUSPEND this long; 0 = never.";
     syslog: bool = Some("0"), Bool, ANY, Reload, None, Later("syslog output (use log_format=journald or a log file)"), Pgbouncer, "Log to syslog.";
     syslog_facility: SyslogFacility = Some("daemon"), Choice(SyslogFacility::WORDS), ANY, Reload, None, Later("syslog output"), Pgbouncer, "The facility for syslog.";
     syslog_ident: String = Some("pgbouncer"), Text, ANY, Reload, None, Later("syslog output"), Pgbouncer, "The name for syslog.";

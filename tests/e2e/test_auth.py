@@ -131,34 +131,11 @@ def test_scram_over_tls_without_demanding_channel_binding(site, start_pooler):
             assert connection.execute("select 1").fetchone() == (1,)
 
 
-def test_auth_query(start_pooler, cluster, site):
-    with cluster.primary.connect("app") as connection:
-        connection.execute("""
-            create or replace function lookup(name text, out text, out text) returns record
-            language sql security definer as 'select rolname, rolpassword from pg_authid where rolname = $1'""")
-    pooler = start_pooler(auth_type="scram-sha-256", auth_user="app", auth_query="select * from lookup($1)",
-                          start=False)
-    (pooler.folder / "userlist.txt").write_text('"app" "app password"\n"console" "console password"\n')
-    pooler.start()
-    with pooler.wire("app", "alice", "alice password") as client:
-        assert client.value("select current_user") == "alice"
-    with pooler.raw() as client, pytest.raises(WireError):
-        client.login("alice", "app", "wrong")
-
-
-def test_hba_file(start_pooler):
-    pooler = start_pooler(auth_type="hba", start=False)
-    hba = pooler.folder / "hba.conf"
-    hba.write_text("host app alice 127.0.0.1/32 reject\nhost app bob 127.0.0.1/32 md5\n"
-                   "host all all 127.0.0.1/32 scram-sha-256\n")
-    pooler.write(pooler.ini.read_text() + f"auth_hba_file = {hba}\n")
-    pooler.start()
-    with pooler.raw() as client, pytest.raises(WireError):
-        client.login("alice", "app", "alice password")
-    with pooler.wire("app", "bob", "bob password") as client:
-        assert client.challenges[0][:4] == b"\0\0\0\x05"
-    with pooler.wire() as client:
-        assert client.challenges[0][:4] == b"\0\0\0\x0a"
+@pytest.mark.beyond_pgbouncer("PgBouncer has these features")
+def test_what_is_missing_is_said_at_start(start_pooler):
+    pooler = start_pooler(auth_user="app", auth_query="select 1", peer_id=3)
+    for name in ("auth_user", "auth_query", "peer_id"):
+        assert pooler.logfile.read_text().count(f"WARNING {name} has no effect yet") == 1
 
 
 @pytest.fixture(scope="module")

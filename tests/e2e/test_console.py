@@ -94,11 +94,12 @@ def test_version_is_that_of_the_command_line(start_pooler, site):
     process.run([binary(), "--help"], user=site.user)
 
 
-def test_console_speaks_simple_queries_only(start_pooler):
+@pytest.mark.beyond_pgbouncer("PgBouncer's console speaks simple queries only")
+def test_console_speaks_extended_queries(start_pooler):
     pooler = start_pooler()
     with pooler.wire("pgbouncer", "console", "console password") as client:
-        client.send(wire.parse("", "SHOW POOLS") + wire.sync())
-        assert "extended query protocol not supported by admin console" in client.expect_error().text
+        reply = client.ask(wire.parse("", "SHOW STATE") + wire.bind("") + wire.execute() + wire.sync())
+        assert reply.rows == [["active", "yes"], ["paused", "no"], ["suspended", "no"]] and reply.status == "I"
 
 
 def test_set_and_show_config(start_pooler):

@@ -389,6 +389,7 @@ impl Session {
 
     async fn tell(&mut self, end: End) {
         let age_s = Time::now().since(self.info.connected_at).as_secs();
+        let told = matches!(end, End::ServerGone(_) | End::Fault(_));
         let (reason, fault) = match end {
             End::Terminated => ("client close request".into(), None),
             End::ClientGone(reason) => (reason.into(), None),
@@ -411,10 +412,8 @@ impl Session {
         // A client that does not read is not waited for.
         let farewell = async {
             poll_fn(|cx| self.poll_to_client(cx)).await?;
-            match fault {
-                Some(_) => super::login::linger(&mut self.stream).await,
-                None => self.stream.shutdown().await,
-            }
+            // There are last words, ours or the server's.
+            if told { super::login::linger(&mut self.stream).await } else { self.stream.shutdown().await }
         };
         let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
     }

@@ -184,8 +184,7 @@ impl World {
         if !self.clients[i].waiting || self.clients[i].ended.is_some() {
             return false;
         }
-        let free: Vec<usize> =
-            (0..self.links.len()).filter(|&l| self.links[l].owner.is_none()).collect();
+        let free: Vec<usize> = (0..self.links.len()).filter(|&l| self.links[l].owner.is_none()).collect();
         let others: Vec<usize> = free.iter().copied().filter(|&l| Some(l) != self.clients[i].last_link).collect();
         let choice = if others.is_empty() { &free } else { &others };
         if choice.is_empty() {

@@ -9,12 +9,19 @@ use crate::wire::frame::{put, put_cstr};
 pub(super) enum Part {
     Query(Vec<Text>),
     /// A COPY of the simple protocol, other statements around it.
-    Copy { before: Option<Text>, after: Option<Text>, feed: Feed },
+    Copy {
+        before: Option<Text>,
+        after: Option<Text>,
+        feed: Feed,
+    },
     /// A pipeline and how it ends.
     Pipeline(Vec<Message>, Finish),
     FunctionCall,
     /// DISCARD ALL or DEALLOCATE ALL.
-    Forget { all: bool, extended: bool },
+    Forget {
+        all: bool,
+        extended: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +48,11 @@ pub(super) enum Message {
     /// Bind and run.
     Use(Name),
     /// Parse (of a name of its own or of none), Bind, Execute and the rows of a COPY.
-    Copy { named: bool, fails_to_start: bool, feed: Feed },
+    Copy {
+        named: bool,
+        fails_to_start: bool,
+        feed: Feed,
+    },
 }
 
 /// The client's side of a COPY.
@@ -58,7 +69,8 @@ pub(super) struct Feed {
 type Name = usize;
 type Portal = usize;
 
-const NAMES: [&str; 6] = ["", "a", "b", "PGBOUNCER_1", "PGBOUNCER_2", "a long name, as object-relational mappers make them"];
+const NAMES: [&str; 6] =
+    ["", "a", "b", "PGBOUNCER_1", "PGBOUNCER_2", "a long name, as object-relational mappers make them"];
 const PORTALS: [&str; 3] = ["", "p", "q"];
 
 /// A statement; those that write get a number that is used once.
@@ -82,8 +94,11 @@ fn text() -> impl Strategy<Value = Text> {
 
 fn feed() -> impl Strategy<Value = Feed> {
     let early = prop_oneof![2 => Just(None), 2 => Just(Some(b'S')), 1 => Just(Some(b'H'))];
-    (early, prop::collection::vec(0u8..12, 0..4), prop::bool::weighted(0.2))
-        .prop_map(|(early, rows, fails)| Feed { early, rows, fails })
+    (early, prop::collection::vec(0u8..12, 0..4), prop::bool::weighted(0.2)).prop_map(|(early, rows, fails)| Feed {
+        early,
+        rows,
+        fails,
+    })
 }
 
 fn message() -> impl Strategy<Value = Message> {
@@ -218,7 +233,11 @@ impl Script {
             let row = format!("{kind} {}-{}", self.client, self.writes);
             self.frame(b'd', row.as_bytes());
         }
-        if feed.fails { self.frame(b'f', b"no\0") } else { self.frame(b'c', b"") };
+        if feed.fails {
+            self.frame(b'f', b"no\0")
+        } else {
+            self.frame(b'c', b"")
+        };
     }
 
     fn text(&mut self, text: Text) -> String {

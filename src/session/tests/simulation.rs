@@ -6,7 +6,13 @@ use super::pooler::{Rules, World, direct, show, without_noise};
 use super::script::{Part, Script, sessions};
 
 fn rules() -> impl Strategy<Value = Rules> {
-    (1usize..4, 1usize..4, prop::sample::select(vec![0, 5, 50]), prop::sample::select(vec![1, 7, 60, 5000]), any::<u64>())
+    (
+        1usize..4,
+        1usize..4,
+        prop::sample::select(vec![0, 5, 50]),
+        prop::sample::select(vec![1, 7, 60, 5000]),
+        any::<u64>(),
+    )
         .prop_map(|(servers, statements_max, noise, piece_max, seed)| Rules {
             servers,
             statements_max,
