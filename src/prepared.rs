@@ -30,6 +30,8 @@ pub struct Statements {
     known: HashSet<ByDefinition>,
     last_id: u64,
     sweep_at: usize,
+    bytes: usize,
+    sweep_at_bytes: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -47,8 +49,9 @@ impl Borrow<[u8]> for ByDefinition {
     }
 }
 
-/// Below this many statements no sweep is worth its time.
+/// Below this many statements, and bytes of them, no sweep is worth its time.
 const SWEEP_MIN: usize = 1024;
+const SWEEP_MIN_BYTES: usize = 4 * 1024 * 1024;
 
 impl Statements {
     /// The statement of this definition, made if nobody has it yet.
@@ -56,11 +59,15 @@ impl Statements {
         if let Some(found) = self.known.get(definition) {
             return Arc::clone(&found.0);
         }
-        if self.known.len() >= self.sweep_at.max(SWEEP_MIN) {
+        let many = self.known.len() >= self.sweep_at.max(SWEEP_MIN);
+        if many || self.bytes + definition.len() > self.sweep_at_bytes.max(SWEEP_MIN_BYTES) {
             self.known.retain(|s| Arc::strong_count(&s.0) > 1);
+            self.bytes = self.known.iter().map(|s| s.0.definition.len()).sum();
             // Twice what is alive: the sweep's cost stays proportional to the statements made since the last one.
             self.sweep_at = self.known.len() * 2;
+            self.sweep_at_bytes = self.bytes * 2;
         }
+        self.bytes += definition.len();
         self.last_id += 1;
         let statement = Arc::new(Statement {
             id: self.last_id,
@@ -84,9 +91,11 @@ impl Statements {
     }
 }
 
-/// The most names that one client may hold, and the most bytes that they may take in all: a client that prepares without
-/// end is told so instead of filling the memory of all.
+/// The most names that one client may hold, and the most bytes of definitions that it may name in all: a client that prepares
+/// without end is told so instead of filling the memory of all.
 pub const NAMES_PER_CLIENT_MAX: usize = 65_536;
+/// See [`NAMES_PER_CLIENT_MAX`].
+pub const NAMED_BYTES_PER_CLIENT_MAX: usize = 64 * 1024 * 1024;
 
 /// Boxed where it stands: most clients have none.
 type NameMap = HashMap<Box<[u8]>, Arc<Statement>>;
@@ -109,6 +118,16 @@ impl Names {
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&Arc<Statement>> {
         self.map.as_ref()?.get(name)
+    }
+
+    /// Would a definition of `len` bytes more be too much for one client?
+    #[must_use]
+    pub fn is_full_for(&self, len: usize) -> bool {
+        let Some(map) = &self.map else { return false };
+        // Summed only where it can matter: few names, or small ones, are the rule.
+        map.len() >= NAMES_PER_CLIENT_MAX
+            || len > NAMED_BYTES_PER_CLIENT_MAX / NAMES_PER_CLIENT_MAX
+                && map.values().map(|s| s.definition.len()).sum::<usize>() + len > NAMED_BYTES_PER_CLIENT_MAX
     }
 
     /// Lets `name` stand for `statement`.

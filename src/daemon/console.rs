@@ -21,7 +21,7 @@ use crate::ids::ClientId;
 use crate::net::buffer::Buffer;
 use crate::net::stream::Stream;
 use crate::pool::{DatabaseId, Mode};
-use crate::session::io::login::{CONSOLE, SeatGuard};
+use crate::session::io::login::{CONSOLE, Presence, SeatGuard};
 use crate::session::io::roster::{ClientInfo, Doing, Ending};
 use crate::session::io::shared::lock;
 use crate::snapshot::Activity;
@@ -35,6 +35,7 @@ pub struct Client {
     pub(super) input: Buffer,
     pub(super) info: Arc<ClientInfo>,
     pub(super) _seat: SeatGuard,
+    pub(super) presence: Option<Presence>,
     pub(super) key: CancelKey,
     pub(super) back_door: bool,
 }
@@ -51,8 +52,7 @@ pub async fn serve(daemon: &Arc<Daemon>, mut client: Client) {
         Ok(reason) => reason,
         Err(error) => format!("client unexpected eof ({error})"),
     };
-    lock(&daemon.shared.keys).revoke(&client.key);
-    daemon.shared.roster.remove_client(client.info.id);
+    client.presence = None;
     if daemon.config().settings.log_disconnections {
         let age_s = crate::clock::Time::now().since(client.info.connected_at).as_secs();
         tracing::info!("{} closing because: {reason} (age={age_s}s)", client.info);
@@ -118,7 +118,6 @@ async fn next_frame(client: &mut Client) -> io::Result<Option<(u8, Vec<u8>)>> {
                 client.input.consume(head.total);
                 return Ok(Some((head.tag, body)));
             }
-            client.input.make_room(head.total);
         }
         fill(client).await?;
     }
@@ -183,6 +182,8 @@ async fn perform(daemon: &Arc<Daemon>, client: &mut Client, action: &Action) -> 
         }
         other => return Ok(perform_other(daemon, other)),
     }
+    // Somebody may wait for just this.
+    pools.nudge();
     Ok(ActionResult::Done)
 }
 

@@ -33,6 +33,7 @@ pub struct Daemon {
     /// Ids of databases and users.
     pub numbers: Arc<Mutex<Numbers>>,
     running: Mutex<Running>,
+    changing: Mutex<()>,
     tracked: Arc<Tracked>,
     log: Log,
     verbose: u32,
@@ -62,12 +63,26 @@ impl Listeners {
             reuse_port: settings.so_reuseport,
             defer_accept: settings.tcp_defer_accept,
         };
-        let mut tcp = Vec::new();
+        let (mut tcp, mut refused) = (Vec::new(), Vec::new());
         for name in settings.listen_addr.iter() {
             for address in listen::addresses(name, settings.listen_port)? {
-                tcp.push(listen::tcp(address, &options)?);
-                tracing::info!("listening on {address}");
+                match listen::tcp(address, &options) {
+                    Ok(listener) => {
+                        tracing::info!("listening on {address}");
+                        tcp.push(listener);
+                    }
+                    // As PgBouncer: a machine without IPv6 is no reason not to serve on IPv4.
+                    Err(error) => refused.push(error),
+                }
             }
+        }
+        if tcp.is_empty()
+            && let Some(error) = refused.pop()
+        {
+            return Err(error.into());
+        }
+        for error in refused {
+            tracing::warn!("{error}");
         }
         Ok(Self { tcp, unix: None })
     }
@@ -123,6 +138,7 @@ impl Daemon {
             shared,
             shutdown: Shutdown::default(),
             numbers,
+            changing: Mutex::default(),
             running: Mutex::new(Running { config, directory: Arc::clone(&directory), file }),
             tracked,
             log,
@@ -168,6 +184,7 @@ impl Daemon {
     /// # Errors
     /// Everything that is wrong; nothing has changed then.
     pub fn reload(&self) -> Result<(), SetupError> {
+        let _one_at_a_time = lock(&self.changing);
         let (old, file) = (self.config(), self.file());
         // A relative conffile means what it meant on the command line.
         let file = old.settings.conffile.get().map_or(file, PathBuf::from);
@@ -190,6 +207,7 @@ impl Daemon {
     /// # Errors
     /// The reason for the log.
     pub fn set(&self, key: &str, value: &str) -> Result<bool, String> {
+        let _one_at_a_time = lock(&self.changing);
         let old = self.config();
         let mut config = (*old).clone();
         match config.settings.set(key, value) {
@@ -237,16 +255,10 @@ impl Daemon {
                 self.shared.pools.with(|registry, now, out| registry.drop_database(now, id, out));
             }
         }
-        let changed = plan.databases_changed.iter().filter(|change| change.reconnect);
-        for change in changed {
-            let id = lock(&self.numbers).database_named(&change.name);
-            if let Some(id) = id {
-                self.shared.pools.with(|registry, now, out| registry.reconnect(now, Some(id), out));
-            }
-        }
         if tls_changed {
             self.shared.pools.with(|registry, now, out| registry.reconnect(now, None, out));
         }
+        self.shared.pools.nudge();
     }
 
     /// Serves until the end.
@@ -323,12 +335,13 @@ impl Daemon {
                         input: client.input,
                         info: client.info,
                         _seat: client.seat,
+                        presence: Some(client.presence),
                         key,
                         back_door,
                     };
                     Box::pin(console::serve(&daemon, console)).await;
                 }
-                Destination::Pool { context, membership, route, values, key } => {
+                Destination::Pool { context, membership, route, values } => {
                     let start = Start {
                         stream: client.stream,
                         input: client.input,
@@ -338,7 +351,7 @@ impl Daemon {
                         membership,
                         route,
                         values,
-                        key,
+                        presence: client.presence,
                     };
                     Session::new(&daemon.shared, start).serve().await;
                 }

@@ -110,6 +110,13 @@ impl Buffer {
         }
     }
 
+    /// Doubles the room, up to `len` bytes in all, once what is there is full: a peer must send what it announces.
+    pub fn grow_if_full(&mut self, len: usize) {
+        if self.is_full() {
+            self.make_room(len);
+        }
+    }
+
     /// Is there no room for another byte?
     #[must_use]
     pub fn is_full(&self) -> bool {

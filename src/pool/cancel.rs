@@ -28,6 +28,29 @@ impl Registry {
         true
     }
 
+    /// As [`Self::cancel`], but only if `owner` is the client that holds the server: by the time a request arrives the server
+    /// may be somebody else's.
+    #[must_use]
+    pub fn cancel_of(
+        &mut self,
+        now: Time,
+        request: ClientId,
+        owner: ClientId,
+        target: ServerId,
+        out: &mut Vec<Action>,
+    ) -> bool {
+        let held = self.server_slots.get(&target).and_then(|&t| self.servers[t].client);
+        held == Some(owner) && self.cancel(now, request, target, out)
+    }
+
+    /// `cancel_wait_timeout`: the request is given up if it has not been sent. What was sent cannot be called back, and its
+    /// target stays held until it is over.
+    pub fn cancel_given_up(&mut self, now: Time, request: ClientId, out: &mut Vec<Action>) {
+        if self.requests.get(&request).is_some_and(|request| !request.sent) {
+            self.cancel_done(now, request, out);
+        }
+    }
+
     /// The connection for this request is up. True: send the key now. False: it is too late, call [`Self::cancel_done`].
     #[must_use]
     pub fn cancel_connected(&mut self, request: ClientId) -> bool {

@@ -96,9 +96,10 @@ impl<S> Mailbox<S> {
         lock(&self.letter).take()
     }
 
-    fn put(&self, message: Message<S>) {
-        *lock(&self.letter) = Some(message);
-        self.wake();
+    /// To be called under the lock of the pools, so that nobody is dismissed between the decision and the letter.
+    /// What lay there is given back, to be dropped when the lock is open again: a server that is dropped tells the registry.
+    fn put(&self, message: Message<S>) -> Option<Message<S>> {
+        lock(&self.letter).replace(message)
     }
 }
 
@@ -180,6 +181,11 @@ impl<S: Idle> Pools<S> {
     /// looking, await it afterwards.
     pub fn settled(&self) -> impl Future<Output = ()> + '_ {
         self.settled.notified()
+    }
+
+    /// Makes those who wait for [`Self::settled`] look again.
+    pub fn nudge(&self) {
+        self.settled.notify_waiters();
     }
 
     /// Makes a client known before it asks for anything.
@@ -285,21 +291,21 @@ impl<S: Idle> Pools<S> {
             return;
         }
         let mut actions = std::mem::take(&mut state.actions);
-        let mut letters = Vec::new();
+        let (mut woken, mut lost) = (Vec::new(), Vec::new());
         let mut errands: Vec<Errand<S>> = Vec::new();
         for action in actions.drain(..) {
             match action {
                 Action::Grant { client, server: id, needs_check, waited_since } => {
                     // Both are there: the registry grants only what is parked, to those who are enrolled.
                     let Some(server) = state.parked.remove(&id) else { continue };
-                    let Some(mailbox) = state.mailboxes.get(&client).cloned() else { continue };
-                    letters.push((mailbox, Message::Grant { server, needs_check, waited_since }));
+                    let letter = Message::Grant { server, needs_check, waited_since };
+                    lost.extend(state.post(client, letter, &mut woken));
                 }
                 Action::Welcome { client, .. } => {
-                    letters.extend(state.mailboxes.get(&client).cloned().map(|m| (m, Message::Welcome)));
+                    lost.extend(state.post(client, Message::Welcome, &mut woken));
                 }
                 Action::Refuse { client, fault } => {
-                    letters.extend(state.mailboxes.get(&client).cloned().map(|m| (m, Message::Refuse(fault))));
+                    lost.extend(state.post(client, Message::Refuse(fault), &mut woken));
                 }
                 Action::Settled { .. } => self.settled.notify_waiters(),
                 other => errands.push(state.errand(other)),
@@ -308,8 +314,9 @@ impl<S: Idle> Pools<S> {
         state.actions = actions;
         self.set_alarm(&mut state);
         drop(state);
-        for (mailbox, message) in letters {
-            mailbox.put(message);
+        drop(lost);
+        for mailbox in woken {
+            mailbox.wake();
         }
         for errand in errands {
             self.on_host(errand);
@@ -363,6 +370,13 @@ impl<S: Idle> Pools<S> {
 impl<S: Idle> State<S> {
     fn call<R>(&mut self, now: Time, call: impl FnOnce(&mut Registry, Time, &mut Vec<Action>) -> R) -> R {
         call(&mut self.registry, now, &mut self.actions)
+    }
+
+    /// Puts a letter into a client's mailbox; returns what could not stay.
+    fn post(&self, client: ClientId, message: Message<S>, woken: &mut Vec<Arc<Mailbox<S>>>) -> Option<Message<S>> {
+        let Some(mailbox) = self.mailboxes.get(&client) else { return Some(message) };
+        woken.push(Arc::clone(mailbox));
+        mailbox.put(message)
     }
 
     fn errand(&mut self, action: Action) -> Errand<S> {

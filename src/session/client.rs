@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::params::Values;
 use super::server::ServerCore;
 use crate::fault::{Culprit, Fault};
-use crate::prepared::{NAMES_PER_CLIENT_MAX, Names, SERVER_NAME_PREFIX, Statement};
+use crate::prepared::{Names, SERVER_NAME_PREFIX, Statement};
 use crate::wire::extended::{self, Target};
 use crate::wire::frame::Head;
 use crate::wire::reply;
@@ -197,7 +197,7 @@ impl ClientCore {
             return need(head, TRACKED_PARSE_LEN_MAX);
         }
         let Some(parse) = extended::parse(body) else { return malformed("Parse") };
-        if self.names.len() >= NAMES_PER_CLIENT_MAX {
+        if self.names.is_full_for(parse.definition.len()) {
             return Verdict::Fatal(Fault::fatal(Culprit::Client, "too many prepared statements in one session"));
         }
         if let Some(known) = self.names.get(parse.name).cloned() {

@@ -75,6 +75,17 @@ impl Values {
         }
     }
 
+    /// Takes one value, or its absence, from `other`.
+    pub fn copy_one(&mut self, index: usize, other: &Self) {
+        if self.get(index) != other.get(index) {
+            let mut values: Vec<_> = self.0.to_vec();
+            if let Some(slot) = values.get_mut(index) {
+                *slot = other.0.get(index).cloned().flatten();
+                self.0 = values.into();
+            }
+        }
+    }
+
     /// Takes the values that are unset here from `defaults`.
     pub fn fill_unset(&mut self, defaults: &Self) {
         let values: Vec<_> = self

@@ -32,10 +32,10 @@ pub(super) async fn request(shared: &Arc<Shared>, request: ClientId, key: &Cance
     lock(&shared.cancel_waits).insert(request, over);
     let wait = shared.params().cancel_wait_timeout;
     let wait = if wait.is_zero() { CARRY_TIMEOUT * 60 } else { wait };
-    let taken = shared.pools.with(|registry, now, out| registry.cancel(now, request, target, out));
+    let taken = shared.pools.with(|registry, now, out| registry.cancel_of(now, request, client.id, target, out));
     if taken && timeout(wait, ended).await.is_err() {
         tracing::info!("C-{:#x}: closing because: cancel_wait_timeout", request.0);
-        shared.pools.with(|registry, now, out| registry.cancel_done(now, request, out));
+        shared.pools.with(|registry, now, out| registry.cancel_given_up(now, request, out));
     }
     lock(&shared.cancel_waits).remove(&request);
 }
@@ -50,17 +50,32 @@ pub(super) fn over(shared: &Shared, request: ClientId) {
 pub(super) fn spawn(shared: &Arc<Shared>, pool: PoolId, request: ClientId, target: ServerId) {
     let shared_in = Arc::clone(shared);
     let mut cancels = lock(&shared.cancels);
+    let carried = Carried { shared: Arc::clone(shared), request };
     let task = tokio::spawn(async move {
         let limit = shared_in.params().server_connect_timeout;
         let limit = if limit.is_zero() { CARRY_TIMEOUT } else { limit };
         if timeout(limit, carry(&shared_in, pool, request, target)).await.is_err() {
             tracing::warn!("cancel request {request} for server {target}: timeout");
+            // It may have been sent and still be under way: that server is never lent again.
+            shared_in.pools.with(|registry, now, out| registry.retire(now, target, out));
         }
-        lock(&shared_in.cancels).remove(&request);
-        over(&shared_in, request);
-        shared_in.pools.with(|registry, now, out| registry.cancel_done(now, request, out));
+        drop(carried);
     });
     cancels.insert(request, task.abort_handle());
+}
+
+/// Tells everybody that the request is over, however its task ends.
+struct Carried {
+    shared: Arc<Shared>,
+    request: ClientId,
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        lock(&self.shared.cancels).remove(&self.request);
+        over(&self.shared, self.request);
+        self.shared.pools.with(|registry, now, out| registry.cancel_done(now, self.request, out));
+    }
 }
 
 async fn carry(shared: &Arc<Shared>, pool: PoolId, request: ClientId, target: ServerId) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::login::{Membership, SeatGuard};
+use super::login::{Membership, Presence, SeatGuard};
 use super::relay::Step;
 use super::roster::{ClientInfo, Doing};
 use super::route::{Params, Route};
@@ -25,7 +25,6 @@ use crate::session::Mode;
 use crate::session::client::ClientCore;
 use crate::session::params::Values;
 use crate::wire::reply;
-use crate::wire::startup::CancelKey;
 
 /// Why a session is over.
 #[derive(Debug)]
@@ -48,7 +47,7 @@ pub struct Session {
     pub(super) route: Arc<Route>,
     generation: u64,
     pub(super) info: Arc<ClientInfo>,
-    key: CancelKey,
+    presence: Option<Presence>,
     _seat: SeatGuard,
     membership: Option<Membership>,
     pub(super) mode: Mode,
@@ -69,6 +68,7 @@ pub struct Session {
     pub(super) server_said_fatal: bool,
     /// The server has had something to do for this client.
     pub(super) served: bool,
+    pub(super) asked_to_flush: bool,
 
     pub(super) to_server: Vec<u8>,
     pub(super) to_client: Vec<u8>,
@@ -108,8 +108,8 @@ pub struct Start {
     pub route: Arc<Route>,
     /// Its tracked parameters.
     pub values: Values,
-    /// Its cancel key.
-    pub key: CancelKey,
+    /// Its being known.
+    pub presence: Presence,
 }
 
 impl Session {
@@ -124,7 +124,7 @@ impl Session {
             context: start.context,
             generation: shared.generation(),
             info: start.info,
-            key: start.key,
+            presence: Some(start.presence),
             _seat: start.seat,
             membership: Some(start.membership),
             mode: Mode::Session,
@@ -140,6 +140,7 @@ impl Session {
             server_run: 0,
             server_said_fatal: false,
             served: false,
+            asked_to_flush: false,
             to_server: Vec::new(),
             to_client: Vec::new(),
             timer: LazyTimer::default(),
@@ -156,6 +157,7 @@ impl Session {
         // The mode holds for as long as the client has a server.
         if self.server.is_none() {
             self.mode = self.route.mode;
+            self.info.set_keeps_server(self.mode == Mode::Session);
             self.statements_max = match self.mode {
                 Mode::Session => 0,
                 Mode::Transaction | Mode::Statement => self.params.max_prepared_statements,
@@ -163,7 +165,7 @@ impl Session {
         }
     }
 
-    fn refresh_settings(&mut self) {
+    pub(super) fn refresh_settings(&mut self) {
         let generation = self.shared.generation();
         if generation != self.generation {
             self.generation = generation;
@@ -178,14 +180,13 @@ impl Session {
     /// Serves the client to the end.
     pub async fn serve(mut self) {
         let end = loop {
-            self.refresh_settings();
             match poll_fn(|cx| self.poll_relay(cx)).await {
                 Step::NeedServer => {
                     if let Err(end) = self.acquire().await {
                         break end;
                     }
                 }
-                Step::ServerFree => self.give_back().await,
+                Step::ServerFree => self.give_back(),
                 Step::Ended(end) => break end,
             }
         };
@@ -235,14 +236,15 @@ impl Session {
         if !self.core.values.same(server.core.values()) {
             if let Some(sql) = self.core.values.sql_to_change(server.core.values(), &self.params.tracked) {
                 server.run(&sql, self.params.server_connect_timeout).await?;
+                let reported = lock(&self.context.reported).as_ref().map(|r| r.values.clone());
+                let mut values = server.core.values().clone();
                 for index in 0..self.params.tracked.names().count() {
-                    // What the server did not report it has all the same.
-                    if let (None, Some(value)) = (server.core.values().get(index), self.core.values.get(index)) {
-                        let mut values = server.core.values().clone();
-                        values.set(index, value);
-                        server.core.adopt_values(values);
+                    // What the server never reports it has now as it was told.
+                    if reported.as_ref().is_none_or(|r| r.get(index).is_none()) {
+                        values.copy_one(index, &self.core.values);
                     }
                 }
+                server.core.adopt_values(values);
             }
             // The server's own spelling, so that the next comparison is one of pointers.
             self.core.values = server.core.values().clone();
@@ -321,16 +323,26 @@ impl Session {
     }
 
     /// Gives the server back between transactions.
-    async fn give_back(&mut self) {
+    fn give_back(&mut self) {
         self.settle_server_run();
         let Some(mut server) = self.server.take() else { return };
         self.detach(&mut server);
         self.info.set_doing(Doing::Idle);
-        let mut fate = Fate::Idle;
-        if self.params.reset_always && !self.params.server_reset_query.is_empty() {
-            fate = reset(&self.params, &mut server).await;
+        if self.params.reset_always {
+            self.reset_and_release(server);
+        } else {
+            self.shared.pools.release(server, Fate::Idle);
         }
-        self.shared.pools.release(server, fate);
+    }
+
+    /// In a task of its own: the client must not wait for the reset.
+    fn reset_and_release(&self, mut server: Box<Server>) {
+        let (shared, params) = (Arc::clone(&self.shared), Arc::clone(&self.params));
+        shared.pools.with(|r, _, out| r.begin_reset(server.info.id, out));
+        tokio::spawn(async move {
+            let fate = reset(&params, &mut server).await;
+            shared.pools.release(server, fate);
+        });
     }
 
     /// Ends the link and hands the counts over.
@@ -357,6 +369,7 @@ impl Session {
     async fn finish(mut self, end: End) {
         self.settle_server_run();
         let clean = matches!(end, End::Terminated | End::ClientGone(_) | End::Fault(_));
+        let torn = self.server.as_ref().is_some_and(|s| s.passing.is_torn());
         if let Some(mut server) = self.server.take() {
             self.detach(&mut server);
             let idle = clean
@@ -366,28 +379,22 @@ impl Session {
                 && server.out.is_empty()
                 && self.run == 0;
             if idle {
-                // In a task of its own: the client must not wait for the reset.
-                let (shared, params) = (Arc::clone(&self.shared), Arc::clone(&self.params));
-                shared.pools.with(|r, _, out| r.begin_reset(server.info.id, out));
-                tokio::spawn(async move {
-                    let fate = reset(&params, &mut server).await;
-                    shared.pools.release(server, fate);
-                });
+                self.reset_and_release(server);
             } else {
                 self.shared.pools.release(server, Fate::Close(server_reason(&end)));
             }
         }
         // Others may look for this client until here, and never afterwards.
-        self.shared.pools.dismiss(self.info.id);
+        self.presence = None;
         self.membership = None;
-        lock(&self.shared.keys).revoke(&self.key);
-        self.shared.roster.remove_client(self.info.id);
         count(&self.context.stats.received_bytes, self.tally.received);
         count(&self.context.stats.sent_bytes, self.tally.sent);
-        self.tell(end).await;
+        self.tell(end, torn).await;
     }
 
-    async fn tell(&mut self, end: End) {
+    /// `torn`: the client has had a part of a message of the server and will not get the rest. Anything written now would be
+    /// taken for the rest, so nothing is.
+    async fn tell(&mut self, end: End, torn: bool) {
         let age_s = Time::now().since(self.info.connected_at).as_secs();
         let told = matches!(end, End::ServerGone(_) | End::Fault(_));
         let (reason, fault) = match end {
@@ -407,7 +414,9 @@ impl Session {
             if self.params.log.pooler_errors {
                 tracing::warn!("{} pooler error: {}", self.info, fault.text);
             }
-            reply::put_error(&mut self.out.bytes, fault);
+            if !torn {
+                reply::put_error(&mut self.out.bytes, fault);
+            }
         }
         // A client that does not read is not waited for.
         let farewell = async {

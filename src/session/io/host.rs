@@ -42,7 +42,8 @@ impl Host<Server> for SessionHost {
     fn drop_cancel(&self, request: ClientId, reason: &'static str) {
         let Some(shared) = self.shared.upgrade() else { return };
         tracing::debug!("cancel request {request}: {reason}");
-        if let Some(task) = lock(&shared.cancels).remove(&request) {
+        let task = lock(&shared.cancels).remove(&request);
+        if let Some(task) = task {
             task.abort();
         }
         cancel::over(&shared, request);
@@ -61,7 +62,8 @@ impl Host<Server> for SessionHost {
 
     fn abandon(&self, server: ServerId, reason: &'static str) {
         let Some(shared) = self.shared.upgrade() else { return };
-        if let Some(task) = lock(&shared.opening).remove(&server) {
+        let task = lock(&shared.opening).remove(&server);
+        if let Some(task) = task {
             task.abort();
             tracing::info!("S-{:#x}: closing because: {reason} (age=0s)", server.0);
             return;
@@ -78,7 +80,8 @@ impl Host<Server> for SessionHost {
         if !shared.params().server_fast_close {
             return;
         }
-        if let Some(client) = client.and_then(|id| shared.roster.client(id)) {
+        let client = client.and_then(|id| shared.roster.client(id));
+        if let Some(client) = client.filter(|client| client.keeps_server()) {
             let fault = Fault::fatal(Culprit::Us, "database configuration changed");
             client.end(Ending { fault, at_once: false });
         }

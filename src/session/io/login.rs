@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,6 +12,7 @@ use tokio::time::timeout;
 
 use super::roster::{ClientInfo, Ending};
 use super::route::{ConsoleEntry, Entry, Params, Route, client_channel};
+use super::server::Server;
 use super::shared::{PoolContext, Reported, Shared, lock};
 use crate::auth::{
     ClientLogin, Derivation, Evidence, LoginParams, MAX_PASSWORD_BYTES, Method, ScramKeys, ScramSecret, Secret, Step,
@@ -40,6 +42,8 @@ pub struct LoggedIn {
     pub info: Arc<ClientInfo>,
     /// Its seat, to be given back.
     pub seat: SeatGuard,
+    /// Its being known: roster, mailbox, cancel key.
+    pub presence: Presence,
     /// Where it goes.
     pub to: Destination,
 }
@@ -63,8 +67,6 @@ pub enum Destination {
         route: Arc<Route>,
         /// Its tracked parameters.
         values: Values,
-        /// Its cancel key.
-        key: CancelKey,
     },
 }
 
@@ -124,6 +126,23 @@ impl Drop for Membership {
     }
 }
 
+/// A client's being known to others. When it is dropped, nobody finds the client any more, by whatever way it left.
+pub struct Presence {
+    shared: Arc<Shared>,
+    id: ClientId,
+    key: Option<CancelKey>,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.shared.pools.dismiss(self.id);
+        self.shared.roster.remove_client(self.id);
+        if let Some(key) = &self.key {
+            lock(&self.shared.keys).revoke(key);
+        }
+    }
+}
+
 /// Why a login came to nothing.
 enum Failed {
     /// Tell the client.
@@ -178,7 +197,8 @@ pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
     let limit = arrival.params.client_login_timeout;
     let limit = if limit.is_zero() { Duration::from_secs(86_400 * 365) } else { limit };
     let began = crate::clock::Time::now();
-    let result = match timeout(limit, Box::pin(arrival.run(&mut seat))).await {
+    let mut presence = Presence { shared: Arc::clone(shared), id: arrival.id, key: None };
+    let result = match timeout(limit, Box::pin(arrival.run(&mut seat, &mut presence))).await {
         Ok(Ok((info, to))) => Ok((info, to)),
         Ok(Err(failed)) => Err(failed),
         Err(_) => Err(Failed::Fault(Fault::fatal(Culprit::Client, "client_login_timeout").with_sqlstate("08P01"))),
@@ -186,12 +206,11 @@ pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
     match result {
         Ok((info, to)) => {
             let stream = arrival.stream.take()?;
-            Some(LoggedIn { stream, input: std::mem::take(&mut arrival.input), info, seat, to })
+            Some(LoggedIn { stream, input: std::mem::take(&mut arrival.input), info, seat, presence, to })
         }
         Err(failed) => {
             drop(seat);
-            shared.roster.remove_client(arrival.id);
-            shared.pools.dismiss(arrival.id);
+            drop(presence);
             arrival.turn_away(failed, crate::clock::Time::now().since(began).as_secs()).await;
             None
         }
@@ -241,7 +260,11 @@ impl Arrival {
         }
     }
 
-    async fn run(&mut self, seat: &mut SeatGuard) -> Result<(Arc<ClientInfo>, Destination), Failed> {
+    async fn run(
+        &mut self,
+        seat: &mut SeatGuard,
+        presence: &mut Presence,
+    ) -> Result<(Arc<ClientInfo>, Destination), Failed> {
         let startup = self.first_packets().await?;
         self.names(&startup)?;
         let console = self.database == CONSOLE;
@@ -261,18 +284,23 @@ impl Arrival {
         // From here on the client's task is the one that is polled now.
         poll_fn(|cx| {
             info.mailbox.bind(cx.waker());
-            std::task::Poll::Ready(())
+            Poll::Ready(())
         })
         .await;
         let to = if console {
-            self.console_login(&startup, &info).await?
+            self.console_login(&startup, &info, presence).await?
         } else {
-            self.pool_login(&startup, &info, seat).await?
+            self.pool_login(&startup, &info, seat, presence).await?
         };
         Ok((info, to))
     }
 
-    async fn console_login(&mut self, startup: &Startup, info: &Arc<ClientInfo>) -> Result<Destination, Failed> {
+    async fn console_login(
+        &mut self,
+        startup: &Startup,
+        info: &Arc<ClientInfo>,
+        presence: &mut Presence,
+    ) -> Result<Destination, Failed> {
         let own_uid = nix::unistd::getuid().as_raw();
         let owner = matches!(self.peer, Peer::Unix { uid: Some(uid), .. } if uid == own_uid);
         let back_door = match self.shared.directory().console(&self.user, owner) {
@@ -289,7 +317,7 @@ impl Arrival {
         self.log_attempt(info);
         self.shared.roster.add_client(Arc::clone(info));
         self.send(reply::AUTHENTICATION_OK).await?;
-        Ok(Destination::Console { back_door, key: self.issue_key(startup) })
+        Ok(Destination::Console { back_door, key: self.issue_key(startup, presence) })
     }
 
     async fn pool_login(
@@ -297,11 +325,12 @@ impl Arrival {
         startup: &Startup,
         info: &Arc<ClientInfo>,
         seat: &mut SeatGuard,
+        presence: &mut Presence,
     ) -> Result<Destination, Failed> {
-        let entry = self.shared.directory().find(&self.database, &self.user);
         let mut values = self.startup_values(startup)?;
         let accepted = self.authenticate().await?;
-        let route = match entry {
+        // Only now: nothing is remembered of names that nobody has vouched for.
+        let route = match self.shared.directory().find(&self.database, &self.user) {
             Entry::Pool(route) => route,
             Entry::Fail(fault) => return Err(fault.into()),
         };
@@ -319,7 +348,7 @@ impl Arrival {
         let membership = Membership::begin(&self.shared, context.pool);
         let reported = self.reported(&context, info, &route).await?;
         values.fill_unset(&reported.values);
-        let key = self.issue_key(startup);
+        let key = self.issue_key(startup, presence);
         let welcome = welcome(&self.params, &reported, &values, &key);
         info.set_pool(context.pool);
         self.shared.roster.add_client(Arc::clone(info));
@@ -329,7 +358,7 @@ impl Arrival {
             *lock(&info.application_name) = String::from_utf8_lossy(values.get(index).unwrap_or_default()).into_owned();
         }
         self.send(&welcome).await?;
-        Ok(Destination::Pool { context, membership, route, values, key })
+        Ok(Destination::Pool { context, membership, route, values })
     }
 
     fn log_attempt(&self, info: &ClientInfo) {
@@ -341,7 +370,12 @@ impl Arrival {
     }
 
     /// The parameters of the pool's servers, for which a first server may have to be opened.
-    async fn reported(&self, context: &PoolContext, info: &Arc<ClientInfo>, route: &Route) -> Result<Reported, Failed> {
+    async fn reported(
+        &mut self,
+        context: &PoolContext,
+        info: &Arc<ClientInfo>,
+        route: &Route,
+    ) -> Result<Reported, Failed> {
         self.shared.pools.enrol(self.id, Arc::clone(&info.mailbox));
         match self.shared.pools.await_welcome(context.pool, self.id) {
             Welcome::Known => {}
@@ -349,14 +383,11 @@ impl Arrival {
             Welcome::Queued => {
                 let limit = route.timeouts.query_wait;
                 let limit = if limit.is_zero() { Duration::from_secs(86_400 * 365) } else { limit };
-                let letter = poll_fn(|_| match (info.mailbox.take(), info.ending()) {
-                    (Some(letter), _) => std::task::Poll::Ready(Ok(letter)),
-                    (None, Some(Ending { fault, .. })) => std::task::Poll::Ready(Err(fault)),
-                    (None, None) => std::task::Poll::Pending,
-                });
-                match timeout(limit, letter).await {
+                let letter = timeout(limit, poll_fn(|cx| self.poll_letter(cx, info))).await;
+                match letter {
                     Err(_) => return Err(Fault::fatal(Culprit::Us, "query_wait_timeout").into()),
-                    Ok(Err(fault)) | Ok(Ok(Message::Refuse(fault))) => return Err(fault.into()),
+                    Ok(Err(failed)) => return Err(failed),
+                    Ok(Ok(Message::Refuse(fault))) => return Err(fault.into()),
                     Ok(Ok(Message::Welcome | Message::Grant { .. })) => {}
                 }
             }
@@ -365,10 +396,29 @@ impl Arrival {
         Ok(reported.unwrap_or_else(|| Reported { fixed: Vec::new(), values: Values::unset(&self.params.tracked) }))
     }
 
-    fn issue_key(&self, startup: &Startup) -> CancelKey {
+    fn poll_letter(&mut self, cx: &mut Context<'_>, info: &ClientInfo) -> Poll<Result<Message<Server>, Failed>> {
+        match (info.mailbox.take(), info.ending()) {
+            (Some(letter), _) => return Poll::Ready(Ok(letter)),
+            (None, Some(Ending { fault, .. })) => return Poll::Ready(Err(fault.into())),
+            (None, None) => {}
+        }
+        // A client that hangs up must not keep its seat until the servers come back.
+        let Some(stream) = &mut self.stream else { return Poll::Pending };
+        while !self.input.is_full() {
+            match self.input.poll_fill(cx, stream) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(n)) if n > 0 => {}
+                Poll::Ready(_) => return Poll::Ready(Err(Failed::Gone("client unexpected eof".into()))),
+            }
+        }
+        Poll::Pending
+    }
+
+    fn issue_key(&self, startup: &Startup, presence: &mut Presence) -> CancelKey {
         loop {
             let random = self.shared.random_key();
             if let Some(key) = lock(&self.shared.keys).issue(self.id, startup.negotiated(), &random) {
+                presence.key = Some(key.clone());
                 return key;
             }
         }
@@ -482,6 +532,9 @@ impl Arrival {
             let Some(value) = startup.get(name).filter(|v| !v.is_empty()) else { return Ok(None) };
             let text = std::str::from_utf8(value);
             let text = text.map_err(|_| Fault::fatal(Culprit::Client, format!("{name} is not valid UTF-8")))?;
+            if text.len() > NAME_LEN_MAX {
+                return Err(Fault::fatal(Culprit::Client, format!("{name} name is longer than {NAME_LEN_MAX} bytes")));
+            }
             Ok(Some(text.to_owned()))
         };
         let user = text("user")?;
@@ -619,7 +672,6 @@ impl Arrival {
                     self.input.consume(head.total);
                     return Ok(body);
                 }
-                self.input.make_room(head.total);
             }
             self.fill().await?;
         }
@@ -634,6 +686,9 @@ pub(super) async fn linger(stream: &mut Stream) -> io::Result<()> {
     while stream.read(&mut sink).await? > 0 {}
     Ok(())
 }
+
+/// The longest user or database name that is taken, in bytes; PostgreSQL itself cuts names at 63.
+const NAME_LEN_MAX: usize = 255;
 
 /// The first byte of a TLS record that begins a hand-shake.
 const TLS_HANDSHAKE: u8 = 0x16;

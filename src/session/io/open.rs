@@ -55,11 +55,30 @@ pub(super) fn spawn(shared: &Arc<Shared>, id: ServerId, pool: PoolId) {
     let shared_in = Arc::clone(shared);
     // Locked while spawning, so that the task cannot end before its handle is here.
     let mut opening = lock(&shared.opening);
-    let task = tokio::spawn(async move { run(&shared_in, id, &context).await });
+    let attempt = Attempt { shared: shared_in, id, over: false };
+    let task = tokio::spawn(async move { run(attempt, &context).await });
     opening.insert(id, task.abort_handle());
 }
 
-async fn run(shared: &Arc<Shared>, id: ServerId, context: &Arc<PoolContext>) {
+/// One attempt to open a server. If its task ends without a word, by a panic, the pools hear that it failed.
+struct Attempt {
+    shared: Arc<Shared>,
+    id: ServerId,
+    over: bool,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if !self.over {
+            lock(&self.shared.opening).remove(&self.id);
+            // Nothing happens if the pools gave it up themselves.
+            self.shared.pools.failed(self.id, Failure::Connect("attempt abandoned".into()));
+        }
+    }
+}
+
+async fn run(mut attempt: Attempt, context: &Arc<PoolContext>) {
+    let (shared, id) = (&Arc::clone(&attempt.shared), attempt.id);
     let params = shared.params();
     let route = context.route();
     let limit = params.server_connect_timeout;
@@ -70,6 +89,7 @@ async fn run(shared: &Arc<Shared>, id: ServerId, context: &Arc<PoolContext>) {
         Err(_) => Err(OpenError::Connect("connect timeout".into())),
     };
     lock(&shared.opening).remove(&id);
+    attempt.over = true;
     match result {
         Ok(server) => {
             shared.roster.add_server(Arc::clone(&server.info));
@@ -154,7 +174,7 @@ async fn open(
     ));
     let core = ServerCore::new(Arc::clone(&params.tracked), answer.reported.values.clone());
     *lock(&context.reported) = Some(answer.reported);
-    let mut server = Server::new(info, Arc::clone(context), stream, core);
+    let mut server = Server::new(shared, info, Arc::clone(context), stream, core);
     if let Some(query) = &route.database.connect_query {
         match server.run(query.as_bytes(), Duration::ZERO).await {
             Ok(()) => {}

@@ -52,6 +52,7 @@ impl Session {
     /// Moves everything that can be moved. Cancel-safe: all state is in `self`.
     pub(super) fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         loop {
+            self.refresh_settings();
             if let Some(end) = self.must_end() {
                 return Poll::Ready(Step::Ended(end));
             }
@@ -64,6 +65,7 @@ impl Session {
             let mut moved = false;
             // The server is not read while the client has not taken what came before.
             let held_back = self.server_run > 0 || !self.out.is_empty();
+            let unsent = self.server.as_ref().is_some_and(|s| !s.out.is_empty());
             if self.server.is_some() {
                 match self.poll_server(cx) {
                     Ok(read) => moved |= read,
@@ -75,6 +77,8 @@ impl Session {
                 Poll::Ready(Err(_)) => return Poll::Ready(Step::Ended(End::ClientGone("client unexpected eof"))),
                 Poll::Pending => {}
             }
+            // Room in the server's outbox is room for the client.
+            moved |= !room && unsent && self.server.as_ref().is_some_and(|s| s.out.is_empty());
             if self.may_release() {
                 return Poll::Ready(Step::ServerFree);
             }
@@ -105,13 +109,12 @@ impl Session {
         loop {
             let there = self.input.len() - self.run;
             if self.passing.left > 0 {
-                let n = self.passing.left.min(there);
+                let n = self.passing.advance(there);
                 if self.passing.forward {
                     self.run += n;
                 } else {
                     self.input.consume(n);
                 }
-                self.passing.left -= n;
                 if self.passing.left > 0 {
                     return Judged::Dry;
                 }
@@ -120,7 +123,7 @@ impl Session {
             if there == 0 {
                 return Judged::Dry;
             }
-            if self.server.as_ref().is_some_and(|s| s.core.is_full()) || self.out.bytes.len() > OUTBOX_LEN_MAX {
+            if self.is_stuffed() {
                 return Judged::Full;
             }
             match self.judge_frame() {
@@ -129,6 +132,24 @@ impl Session {
                 Err(judged) => return judged,
             }
         }
+    }
+
+    /// Must the client wait before more of it is taken in?
+    fn is_stuffed(&mut self) -> bool {
+        if self.out.bytes.len() > OUTBOX_LEN_MAX {
+            return true;
+        }
+        let Some(server) = &self.server else { return false };
+        if server.core.is_full() && !std::mem::replace(&mut self.asked_to_flush, true) {
+            // A pipeline without Sync: its replies may sit in the server's own buffer.
+            self.settle_client_run();
+            if let Some(server) = &mut self.server {
+                server.out.bytes.extend_from_slice(FLUSH);
+            }
+            return true;
+        }
+        self.asked_to_flush &= server.core.is_full();
+        server.core.is_full() || server.out.bytes.len() > OUTBOX_LEN_MAX
     }
 
     /// Judges the frame that stands behind the run. False: more of it must be read first.
@@ -142,6 +163,7 @@ impl Session {
         let there = bytes.len();
         let body = bytes.get(HEAD_LEN..).unwrap_or_default();
         let fresh = self.server.as_ref().is_some_and(|s| s.core.is_in_step());
+        let idle = self.server.as_ref().is_some_and(|s| s.core.status() == Status::Idle);
         let statements = &self.shared.statements;
         let mut turn = Turn {
             to_server: &mut self.to_server,
@@ -169,19 +191,19 @@ impl Session {
             }
         }
         match verdict {
-            ClientVerdict::Forward => self.passing = Passing { left: head.total, forward: true },
+            ClientVerdict::Forward => self.passing = Passing::of(head.total, true),
             ClientVerdict::Rewritten(front) => {
                 self.input.consume(front);
-                self.passing = Passing { left: head.total - front, forward: true };
+                self.passing = Passing::of(head.total - front, true);
             }
             ClientVerdict::Consumed => {
                 self.served = true;
                 self.settle_client_run();
-                self.passing = Passing { left: head.total, forward: false };
+                self.passing = Passing::of(head.total, false);
                 return Ok(true);
             }
             ClientVerdict::NeedMore(len) if len > there => {
-                self.input.make_room(self.run + len);
+                self.input.grow_if_full(self.run + len);
                 return Ok(false);
             }
             ClientVerdict::NeedMore(_) => return Err(bad("malformed message")),
@@ -189,10 +211,13 @@ impl Session {
             ClientVerdict::Terminate => return Err(Judged::Ended(End::Terminated)),
             ClientVerdict::Fatal(fault) => return Err(Judged::Ended(End::Fault(fault))),
         }
-        self.served = true;
         if fresh {
             self.query_began = Time::now();
+            if idle && self.served {
+                self.transaction_began = self.query_began;
+            }
         }
+        self.served = true;
         Ok(true)
     }
 
@@ -254,13 +279,12 @@ impl Session {
             let Some(server) = &mut self.server else { return Ok(()) };
             let there = server.input.len() - self.server_run;
             if server.passing.left > 0 {
-                let n = server.passing.left.min(there);
+                let n = server.passing.advance(there);
                 if server.passing.forward {
                     self.server_run += n;
                 } else {
                     server.input.consume(n);
                 }
-                server.passing.left -= n;
                 if server.passing.left > 0 {
                     return Ok(());
                 }
@@ -291,19 +315,21 @@ impl Session {
             self.server_said_fatal = matches!(reply::error_fields(body).severity, b"FATAL" | b"PANIC");
         }
         match server.core.on_frame(head, body, Some(&mut self.core)) {
-            ServerVerdict::Forward => server.passing = Passing { left: head.total, forward: true },
+            ServerVerdict::Forward => server.passing = Passing::of(head.total, true),
             ServerVerdict::ForwardReady => {
-                server.passing = Passing { left: head.total, forward: true };
                 self.on_ready()?;
+                if let Some(server) = &mut self.server {
+                    server.passing = Passing::of(head.total, true);
+                }
             }
             ServerVerdict::Swallow | ServerVerdict::SwallowReady => {
                 self.settle_server_run();
                 if let Some(server) = &mut self.server {
-                    server.passing = Passing { left: head.total, forward: false };
+                    server.passing = Passing::of(head.total, false);
                 }
             }
             ServerVerdict::NeedMore(len) => {
-                server.input.make_room(self.server_run + len);
+                server.input.grow_if_full(self.server_run + len);
                 return Ok(false);
             }
             ServerVerdict::Quarantine(reason) => return Err(End::ServerGone(reason)),
@@ -385,7 +411,9 @@ impl Session {
     }
 }
 
-/// Replies of our own that may wait for a client that does not read, in bytes.
+const FLUSH: &[u8] = b"H\0\0\0\x04";
+
+/// Bytes of our own that may wait for a client or server that does not read.
 const OUTBOX_LEN_MAX: usize = 256 * 1024;
 
 /// Sends the outbox, then the run at the front of `input`.

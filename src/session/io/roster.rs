@@ -50,7 +50,7 @@ pub struct ClientInfo {
     pub connected_at: Time,
     /// `version/cipher`, or empty.
     pub tls: String,
-    /// application_name at login and after.
+    /// application_name at login.
     pub application_name: Mutex<String>,
     /// Where the pool reaches it.
     pub mailbox: Arc<Mailbox<Server>>,
@@ -59,6 +59,7 @@ pub struct ClientInfo {
     request_at: AtomicU64,
     link: AtomicU64,
     prepared: AtomicUsize,
+    keeps_server: AtomicBool,
     kicked: AtomicBool,
     ending: Mutex<Option<Ending>>,
 }
@@ -98,6 +99,7 @@ impl ClientInfo {
             request_at: AtomicU64::new(0),
             link: AtomicU64::new(0),
             prepared: AtomicUsize::new(0),
+            keeps_server: AtomicBool::new(false),
             kicked: AtomicBool::new(false),
             ending: Mutex::default(),
         }
@@ -112,6 +114,17 @@ impl ClientInfo {
     #[must_use]
     pub fn pool(&self) -> Option<PoolId> {
         u32::try_from(self.pool.load(Ordering::Relaxed)).ok().map(PoolId)
+    }
+
+    /// Notes whether it is in session pooling.
+    pub fn set_keeps_server(&self, keeps: bool) {
+        self.keeps_server.store(keeps, Ordering::Relaxed);
+    }
+
+    /// Does it keep its server until it leaves?
+    #[must_use]
+    pub fn keeps_server(&self) -> bool {
+        self.keeps_server.load(Ordering::Relaxed)
     }
 
     /// Notes what it is doing.

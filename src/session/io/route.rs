@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use crate::auth::{Channel, Method, Secret, SecretKind};
 use crate::fault::Fault;
-use crate::ids::PoolId;
 use crate::net::dial::{Target, TcpOptions};
 use crate::pool::{DatabaseId, PoolParams, UserId};
 use crate::session::Mode;
@@ -75,7 +74,7 @@ pub struct LogParams {
 }
 
 /// A database as clients ask for it and as servers are reached for it.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct DatabaseRoute {
     /// Its id in the pools.
     pub id: DatabaseId,
@@ -96,7 +95,7 @@ pub struct DatabaseRoute {
 }
 
 /// One place of a host list.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Host {
     /// Where to dial.
     pub target: Target,
@@ -122,6 +121,14 @@ pub struct Route {
     pub pool: PoolParams,
     /// Timeouts of sessions; zero is never.
     pub timeouts: Timeouts,
+}
+
+impl Route {
+    /// Do both lead to the same servers under the same name? The password does not count: servers that are logged in stay so.
+    #[must_use]
+    pub fn leads_like(&self, other: &Self) -> bool {
+        self.database == other.database && self.server_user == other.server_user
+    }
 }
 
 /// Timeouts of one (database, user); zero is never.
@@ -170,15 +177,6 @@ pub trait Directory: Send + Sync + 'static {
 
     /// The route again after a reload; `None` if it is gone.
     fn renew(&self, route: &Route) -> Option<Arc<Route>>;
-}
-
-/// A pool's identity together with its route.
-#[derive(Clone)]
-pub struct Place {
-    /// The pool.
-    pub pool: PoolId,
-    /// What holds in it.
-    pub route: Arc<Route>,
 }
 
 /// The channel of a stream for SCRAM: our own certificate's hash towards clients.

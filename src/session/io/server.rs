@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -11,11 +11,12 @@ use tokio::io::AsyncWrite;
 use tokio::time::timeout;
 
 use super::roster::ServerInfo;
-use super::shared::PoolContext;
+use super::shared::{PoolContext, Shared};
 use crate::fault::{Culprit, Fault};
 use crate::ids::ServerId;
 use crate::net::buffer::Buffer;
 use crate::net::stream::Stream;
+use crate::pool::Fate;
 use crate::pool::io::Idle;
 use crate::session::server::{ServerCore, Verdict};
 use crate::wire::frame::{HEAD_LEN, head};
@@ -37,6 +38,19 @@ pub struct Server {
     pub(super) out: Outbox,
     pub(super) core: ServerCore,
     waker: Option<Waker>,
+    shared: Weak<Shared>,
+}
+
+/// However a server is lost, by a panic too, the pool must not count it any more.
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.roster.remove_server(self.info.id);
+            let fate = Fate::Close("dropped");
+            // Unknown to the registry if it was closed in good order.
+            let _ = shared.pools.with(|registry, now, out| registry.release(now, self.info.id, fate, out));
+        }
+    }
 }
 
 impl std::fmt::Debug for Server {
@@ -50,6 +64,27 @@ impl std::fmt::Debug for Server {
 pub(super) struct Passing {
     pub(super) left: usize,
     pub(super) forward: bool,
+    begun: bool,
+}
+
+impl Passing {
+    /// A frame of `len` bytes whose verdict has just been given.
+    pub(super) fn of(len: usize, forward: bool) -> Self {
+        Self { left: len, forward, begun: false }
+    }
+
+    /// Moves up to `there` bytes on; how many.
+    pub(super) fn advance(&mut self, there: usize) -> usize {
+        let n = self.left.min(there);
+        self.left -= n;
+        self.begun |= n > 0;
+        n
+    }
+
+    /// Has the other side had a part of the frame and not all of it?
+    pub(super) fn is_torn(&self) -> bool {
+        self.forward && self.begun && self.left > 0
+    }
 }
 
 /// Bytes of ours on their way out.
@@ -99,7 +134,13 @@ pub enum QueryError {
 impl Server {
     /// A server whose login is over and whose input holds nothing of it any more.
     #[must_use]
-    pub fn new(info: Arc<ServerInfo>, context: Arc<PoolContext>, stream: Stream, core: ServerCore) -> Self {
+    pub fn new(
+        shared: &Arc<Shared>,
+        info: Arc<ServerInfo>,
+        context: Arc<PoolContext>,
+        stream: Stream,
+        core: ServerCore,
+    ) -> Self {
         Self {
             info,
             context,
@@ -109,6 +150,7 @@ impl Server {
             out: Outbox::default(),
             core,
             waker: None,
+            shared: Arc::downgrade(shared),
         }
     }
 
@@ -155,9 +197,8 @@ impl Server {
     fn take_frames(&mut self, refusal: &mut Option<Fault>) -> Result<bool, &'static str> {
         loop {
             if self.passing.left > 0 {
-                let n = self.passing.left.min(self.input.len());
+                let n = self.passing.advance(self.input.len());
                 self.input.consume(n);
-                self.passing.left -= n;
                 if self.passing.left > 0 {
                     return Ok(false);
                 }
@@ -168,7 +209,7 @@ impl Server {
             if head.tag == b'E' {
                 // Errors are read for their text; one too long for that keeps an empty one.
                 if body.len() < head.body_len() && head.total <= MESSAGE_LEN_MAX {
-                    self.input.make_room(head.total);
+                    self.input.grow_if_full(head.total);
                     return Ok(false);
                 }
                 let fault = server_fault(body.get(..head.body_len()).unwrap_or_default());
@@ -179,7 +220,7 @@ impl Server {
             }
             match self.core.on_frame(head, body, None) {
                 Verdict::NeedMore(len) => {
-                    self.input.make_room(len);
+                    self.input.grow_if_full(len);
                     return Ok(false);
                 }
                 Verdict::Quarantine(reason) => return Err(reason),
@@ -188,7 +229,7 @@ impl Server {
                     return Ok(self.core.is_in_step());
                 }
                 Verdict::ForwardReady => return Err("unexpected ReadyForQuery"),
-                Verdict::Forward | Verdict::Swallow => self.passing = Passing { left: head.total, forward: false },
+                Verdict::Forward | Verdict::Swallow => self.passing = Passing::of(head.total, false),
             }
         }
     }

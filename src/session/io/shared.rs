@@ -182,9 +182,14 @@ impl Shared {
         *self.params.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(params);
         *self.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&directory);
         for context in self.contexts() {
-            let Some(renewed) = directory.renew(&context.route()) else { continue };
+            let former = context.route();
+            let Some(renewed) = directory.renew(&former) else { continue };
             self.pools.with(|r, now, _| r.ensure_pool(now, renewed.database.id, renewed.user, &renewed.pool));
-            *context.route.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+            *context.route.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&renewed);
+            if !former.leads_like(&renewed) {
+                // Its servers are those of a former configuration (also where a `*` entry took over, or was taken over).
+                self.pools.with(|r, now, out| r.reconnect(now, Some(renewed.database.id), out));
+            }
         }
         self.generation.fetch_add(1, Ordering::Release);
         for client in self.roster.clients() {

@@ -210,7 +210,7 @@ impl World {
             assert!(link.core.is_free(), "SET did not end");
         }
         let wanted = client.core.values.get(self.tracked.index(PARAMETER.as_bytes()).unwrap()).unwrap();
-        assert_eq!(link.backend.parameter().as_bytes(), wanted, "the client's parameter did not follow it");
+        assert_eq!(link.backend.reported_parameter().as_bytes(), wanted, "the client's parameter did not follow it");
         client.core.values = link.core.values().clone();
         client.waiting = false;
         client.link = Some(l);

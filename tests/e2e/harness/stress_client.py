@@ -115,6 +115,10 @@ class Client:
             self.tally.violation(f"{where}: no answer within {self.options['deadline']} s")
         else:
             state, text = self.describe(name, error)
+            if not state and name == "pipeline" and isinstance(self, Psycopg) and self.is_broken():
+                # In its pipeline mode psycopg reports the end of the connection in place of the server's FATAL that came
+                # before it; connected to PostgreSQL directly it does the same.
+                state = "(hidden by psycopg)"
             if not state and self.options["lenient"] and name in STREAMING and self.is_broken():
                 state = "(reset)"
             if not state or not text:
