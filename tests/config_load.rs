@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgtandem::config::check::{self, Finding};
+use pgtandem::config::check;
 use pgtandem::config::diff::Effect;
 use pgtandem::config::model::{DEFAULT_PEER_PORT, DEFAULT_SERVER_PORT};
 use pgtandem::config::print::to_toml;
@@ -80,7 +80,10 @@ fn operators_file_with_defaults_loads() {
 fn operators_file_with_tls_loads() {
     let text = data("revenue-engine/pgbouncer.ini");
     let (config, problems) = load_files(&[("pgbouncer.ini", &text)]).unwrap();
-    assert_eq!(problems, []);
+    // The one thing in it that is still missing is named, once.
+    let [problem] = problems.as_slice() else { panic!("{problems:#?}") };
+    assert_eq!((problem.severity, problem.line()), (Severity::Notice, Some(19)));
+    assert!(problem.text.starts_with("auth_user has no effect yet"), "{problem}");
     assert_eq!(config.databases.len(), 4);
     assert_eq!(config.databases["analytics_db"].hosts, [HostSpec::Name("postgres-replica-1".into())]);
     assert_eq!(config.databases["analytics_db"].dbname.as_deref(), Some("revenue_engine"));
@@ -243,8 +246,8 @@ fn main_header_resets_what_stands_above_it() {
     assert_eq!(config.settings.default_pool_size, 20);
     // Tried on PgBouncer: a setting without a default is not reset.
     assert_eq!(config.settings.auth_user.get(), Some("joe"));
-    assert_eq!(problems.len(), 1);
-    assert_eq!((problems[0].severity, problems[0].line()), (Severity::Warning, Some(6)));
+    let warnings: Vec<_> = problems.iter().filter(|p| p.severity == Severity::Warning).map(Problem::line).collect();
+    assert_eq!(warnings, [Some(6)]);
 }
 
 #[test]
@@ -347,6 +350,7 @@ fn settings_that_need_each_other() {
         ("auth_type=cert\n", 2, "auth_type=cert requires client_tls_sslmode=SSLMODE_VERIFY_FULL"),
         ("auth_type=cert\n", 2, "auth_type=cert requires client_tls_ca_file"),
         ("auth_type=scram-sha-256-plus\n", 2, "auth_type=scram-sha-256-plus needs TLS"),
+        ("auth_type=hba\n", 2, "auth_type=hba: access rules are not available yet"),
         ("server_tls_protocols=bogus\n", 2, "invalid server_tls_protocols: bogus"),
         ("server_tls_protocols=tlsv1.1\n", 2, "invalid server_tls_protocols: tlsv1.1 leaves no usable TLS version"),
     ];
@@ -360,7 +364,6 @@ fn settings_that_need_each_other() {
 #[test]
 fn warnings_and_notices() {
     let table: &[(&str, &str)] = &[
-        ("auth_type=hba\n", "auth_type=hba without auth_hba_file"),
         ("auth_type=md5\n", "auth_type=md5 without auth_file and auth_user"),
         ("auth_file=u\ndefault_pool_size=0\n", "default_pool_size=0"),
         ("auth_file=u\nmin_pool_size=21\n", "min_pool_size=21 is more than default_pool_size=20"),
@@ -373,7 +376,10 @@ fn warnings_and_notices() {
         ("auth_file=u\nauth_user=a\nauth_dbname=b\n", "auth_dbname=b is not an entry"),
     ];
     for (text, what) in table {
-        let (_, problems) = ini(&format!("[pgbouncer]\n{text}")).unwrap();
+        let (_, mut problems) = ini(&format!("[pgbouncer]\n{text}")).unwrap();
+        if text.contains("auth_user") {
+            problems.retain(|p| !p.text.contains("has no effect yet"));
+        }
         assert_eq!(problems.len(), 1, "{text}: {problems:#?}");
         assert!(problems[0].text.starts_with(what) && problems[0].place.is_some(), "{problems:#?}");
     }
@@ -571,7 +577,7 @@ fn check_with(text: &str, files: &[(&str, &[u8])]) -> check::Report {
 
 #[test]
 fn check_reads_the_files_that_settings_name() {
-    let text = "[pgbouncer]\nauth_type = md5\nauth_file = users\nauth_hba_file = unused\nclient_tls_sslmode = require\n\
+    let text = "[pgbouncer]\nauth_type = md5\nauth_file = users\nclient_tls_sslmode = require\n\
                 client_tls_key_file = key\nclient_tls_cert_file = cert\nclient_tls_ca_file = ca\nlisten_port = x\n";
     let users = data("revenue-engine/userlist.txt");
     let report =
@@ -581,9 +587,8 @@ fn check_reads_the_files_that_settings_name() {
     assert_eq!(
         shown,
         [
-            "could not open client_tls_ca_file ca: missing (a.ini:8); does the file exist, and may this user read it?",
-            "invalid value \"x\" for parameter listen_port in configuration (a.ini:9); listen_port wants a whole number",
-            "auth_file: broken auth file: PgBouncer reads no further than this line; comments begin with `;` (users:1)",
+            "could not open client_tls_ca_file ca: missing (a.ini:7); does the file exist, and may this user read it?",
+            "invalid value \"x\" for parameter listen_port in configuration (a.ini:8); listen_port wants a whole number",
             "client_tls_cert_file: the file holds no certificate in PEM form (cert:1)",
         ]
     );
@@ -591,10 +596,6 @@ fn check_reads_the_files_that_settings_name() {
         check_with("[pgbouncer]\nauth_file = users\n", &[("users", b"; c\n\n\"a\" \"b\"\n\"x\"\"y\" \"\" junk")]);
     assert_eq!(good.problems, []);
     assert!(good.config.is_some());
-    for bad in ["a b", "\"a\"", "\"a\" \"b", "\"a", "\"a\"\"b"] {
-        let findings: Vec<Finding> = check::inspect(check::FileRole::Users, bad.as_bytes());
-        assert_eq!(findings.len(), 1, "{bad}");
-    }
 }
 
 #[test]

@@ -115,9 +115,10 @@ impl Checks<'_> {
         let settings = &self.config.settings;
         let lacks_users = settings.auth_file.get().is_none();
         match settings.auth_type {
-            AuthType::Hba if settings.auth_hba_file.is_empty() => {
-                let text = "auth_type=hba without auth_hba_file: every login is refused";
-                self.warning(&["auth_type"], text, "name the file of access rules");
+            // Better not to start than to start and let nobody in.
+            AuthType::Hba => {
+                let hint = "choose one method for all, such as scram-sha-256 or md5";
+                self.error(&["auth_type"], "auth_type=hba: access rules are not available yet", hint);
             }
             AuthType::Any => {
                 let unforced = self.config.databases.iter().filter(|(_, database)| database.user.is_none());
@@ -129,7 +130,6 @@ impl Checks<'_> {
             }
             // A database may bring its own auth_user.
             kind if lacks_users
-                && kind != AuthType::Hba
                 && settings.auth_user.get().is_none()
                 && !self
                     .config

@@ -40,12 +40,12 @@ pub enum SetupError {
     #[error("TLS setup failed: {0}")]
     Tls(String),
     /// The file of users.
-    #[error("auth_file: could not open \"{path}\": {source}; create it or correct the setting auth_file")]
+    #[error("auth_file: could not open \"{path}\" ({reason}); create it or correct the setting auth_file")]
     AuthFile {
         /// As configured.
         path: String,
         /// The system's answer.
-        source: io::Error,
+        reason: String,
     },
 }
 
@@ -128,17 +128,18 @@ fn tls_mode(mode: config::SslMode) -> SslMode {
     }
 }
 
+/// "No such file or directory (os error 2)" without the number, which is for programmers.
+fn system_text(error: &io::Error) -> String {
+    error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
+}
+
 /// A file named by a TLS setting; nothing if the setting is empty.
 fn tls_file(setting: &str, path: &str) -> Result<Option<Vec<u8>>, SetupError> {
     if path.is_empty() {
         return Ok(None);
     }
-    let describe = |error: io::Error| {
-        let text = error.to_string();
-        // "No such file or directory (os error 2)": the number is for programmers.
-        let text = text.split(" (os error").next().unwrap_or_default().to_owned();
-        SetupError::Tls(format!("{setting}: could not read \"{path}\": {text}"))
-    };
+    let describe =
+        |error: io::Error| SetupError::Tls(format!("{setting}: could not read \"{path}\": {}", system_text(&error)));
     fs::read(path).map(Some).map_err(describe)
 }
 
@@ -199,7 +200,7 @@ fn users(settings: &Settings, warnings: &mut Vec<String>) -> Result<UserList, Se
             warnings.extend(odd.iter().map(|w| format!("{path}:{}: {}", w.line, w.text)));
             Ok(users)
         }
-        Err(source) => Err(SetupError::AuthFile { path: path.to_owned(), source }),
+        Err(error) => Err(SetupError::AuthFile { path: path.to_owned(), reason: system_text(&error) }),
     }
 }
 

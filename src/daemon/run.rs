@@ -48,6 +48,7 @@ struct Running {
 /// Sockets opened before privileges were dropped.
 pub struct Listeners {
     tcp: Vec<std::net::TcpListener>,
+    refused: Vec<listen::ListenError>,
     unix: Option<(std::os::unix::net::UnixListener, PathBuf)>,
 }
 
@@ -67,10 +68,7 @@ impl Listeners {
         for name in settings.listen_addr.iter() {
             for address in listen::addresses(name, settings.listen_port)? {
                 match listen::tcp(address, &options) {
-                    Ok(listener) => {
-                        tracing::info!("listening on {address}");
-                        tcp.push(listener);
-                    }
+                    Ok(listener) => tcp.push(listener),
                     // As PgBouncer: a machine without IPv6 is no reason not to serve on IPv4.
                     Err(error) => refused.push(error),
                 }
@@ -81,10 +79,17 @@ impl Listeners {
         {
             return Err(error.into());
         }
-        for error in refused {
-            tracing::warn!("{error}");
+        Ok(Self { tcp, refused, unix: None })
+    }
+
+    /// Says where TCP is listened on, and where it could not be.
+    pub fn log(&mut self) {
+        for address in self.tcp.iter().filter_map(|listener| listener.local_addr().ok()) {
+            tracing::info!("listening on {address}");
         }
-        Ok(Self { tcp, unix: None })
+        for error in self.refused.drain(..) {
+            tracing::warn!("{:#}", anyhow::Error::from(error));
+        }
     }
 
     /// Opens the Unix socket, as the user who serves. At least one socket must have come of all settings.
@@ -199,6 +204,7 @@ impl Daemon {
             tracing::warn!("{} changed; the new value takes effect at the next start", change.name);
         }
         self.put_in_force(setup, &old);
+        tracing::info!("configuration from {} is in force", file.display());
         Ok(())
     }
 
@@ -244,7 +250,9 @@ impl Daemon {
             running.config = Arc::clone(&config);
             running.directory = Arc::clone(&directory);
         }
-        set_log(&self.log, &config, self.verbose);
+        if let Err(error) = set_log(&self.log, &config, self.verbose) {
+            tracing::error!("{error}");
+        }
         self.shared.pools.with(|registry, now, _| registry.set_globals(now, globals));
         self.announce(&directory);
         self.shared.reconfigure(params, Arc::clone(&directory) as _);
@@ -361,12 +369,13 @@ impl Daemon {
 }
 
 /// Lets the log follow the settings; also opens the file anew, for those who rotate it.
-pub fn set_log(log: &Log, config: &Config, verbose: u32) {
+///
+/// # Errors
+/// The file cannot be opened; lines go on to where they went.
+pub fn set_log(log: &Log, config: &Config, verbose: u32) -> Result<(), super::log::LogError> {
     log.set_verbosity(verbose.max(config.settings.verbose.unwrap_or(0)));
     let file = Some(config.settings.logfile.as_str()).filter(|f| !f.is_empty());
-    if let Err(error) = log.reopen(file.map(std::path::Path::new)) {
-        tracing::error!("{error}");
-    }
+    log.reopen(file.map(std::path::Path::new))
 }
 
 /// Out of descriptors or memory: the listener stays readable, so wait before the next try.

@@ -84,13 +84,16 @@ fn serve(
     identity: Option<Identity>,
 ) -> anyhow::Result<Ready> {
     let limit = DescriptorLimit::raise()?;
-    let mut listeners = Listeners::open_tcp(&config)?;
+    // Opened first for the sake of low ports, told of when there is a log.
+    let listeners = Listeners::open_tcp(&config);
     match identity {
         Some(identity) => identity.assume()?,
         None => process::lock_down()?,
     }
     log.set_format(config.settings.log_format)?;
-    set_log(log, &config, run.verbose);
+    set_log(log, &config, run.verbose)?;
+    let mut listeners = listeners?;
+    listeners.log();
     let pidfile = Some(Path::new(&config.settings.pidfile)).filter(|p| !p.as_os_str().is_empty());
     let pidfile = pidfile.map(PidFile::create).transpose()?;
     for problem in problems {

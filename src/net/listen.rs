@@ -25,7 +25,7 @@ pub struct ListenOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// A name in listen_addr that the resolver does not know.
-    #[error("listen_addr: cannot resolve \"{name}\": {source}")]
+    #[error("listen_addr: cannot resolve \"{name}\"")]
     Name {
         /// As configured.
         name: String,
@@ -33,7 +33,7 @@ pub enum ListenError {
         source: io::Error,
     },
     /// TCP.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Tcp {
         /// Address and port.
         address: SocketAddr,
@@ -44,7 +44,7 @@ pub enum ListenError {
     #[error("unix socket is in use, cannot continue: {}; stop the other process or change unix_socket_dir or listen_port", .0.display())]
     InUse(PathBuf),
     /// Unix.
-    #[error("cannot listen on unix socket {}: {source}", path.display())]
+    #[error("cannot listen on unix socket {}", path.display())]
     Unix {
         /// The socket's path.
         path: PathBuf,

@@ -122,3 +122,16 @@ def test_failed_transaction_and_next_client(start_pooler):
         with pytest.raises(psycopg.errors.DivisionByZero):
             one.execute("select 1/0")
         assert two.execute("select 1").fetchone() == (1,)
+
+
+@pytest.mark.beyond_pgbouncer("PgBouncer only follows parameters that the server reports")
+@pytest.mark.parametrize("pool_size", [1, 3])
+def test_parameters_that_the_server_does_not_report_follow_their_client(start_pooler, pool_size):
+    pooler = start_pooler(default_pool_size=pool_size, track_extra_parameters="search_path")
+    with (pooler.wire(options="-c search_path=tenant_a") as a, pooler.wire(options="-c search_path=tenant_b") as b,
+          pooler.wire() as nobody):
+        for _ in range(3):
+            assert a.value("show search_path") == "tenant_a"
+            assert b.value("show search_path") == "tenant_b"
+            assert nobody.value("show search_path") == '"$user", public'
+            assert b.value("show search_path") == "tenant_b"

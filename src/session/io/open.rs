@@ -190,10 +190,8 @@ pub(super) async fn connect_for(params: &Params, target: &Target, name: &str) ->
     let stream = match dial(target, &params.tcp).await {
         Ok(stream) => stream,
         Err(error @ DialError::Dns(_)) => return Err(error.to_string()),
-        Err(DialError::Connect(source)) => {
-            tracing::debug!("connect to {target:?} failed: {source}");
-            return Err("connect failed".to_owned());
-        }
+        // PgBouncer's words first, since tools match them.
+        Err(DialError::Connect(source)) => return Err(format!("connect failed: {source}")),
     };
     let mode = params.connector.sslmode();
     if mode == SslMode::Disable || stream.is_unix() {
