@@ -560,7 +560,7 @@ fn saying_the_database_name_is_no_change() {
 }
 
 fn check_with(text: &str, files: &[(&str, &[u8])]) -> check::Report {
-    check::check(
+    check(
         Path::new("a.ini"),
         &mut |path| match path.to_str() {
             Some("a.ini") => Ok(text.as_bytes().to_vec()),
