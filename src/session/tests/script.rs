@@ -203,7 +203,8 @@ impl Script {
                 let name = if *named { "copy" } else { "" };
                 self.parse(name, if *fails_to_start { "FAIL" } else { "COPYIN" }).bind("", name, b"").execute("", 0);
                 self.feed(feed);
-                self
+                // Lest somebody binds the COPY again and feeds it nothing.
+                self.parse("", "ROWS 1")
             }
         };
     }
