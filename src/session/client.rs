@@ -97,7 +97,7 @@ impl ClientCore {
             b'P' => self.on_parse(head, body, server, turn),
             b'B' => self.on_bind(head, body, server, turn),
             b'D' => self.on_describe(head, body, server, turn),
-            b'C' => self.on_close(head, body, server, turn),
+            b'C' => self.on_close(body, server, turn),
             b'E' => {
                 server.sent_execute();
                 Verdict::Forward
@@ -183,7 +183,7 @@ impl ClientCore {
             // that of the new statement, since a server's name must never stand for anything but its own definition.
             ensure(&statement, server, turn);
             extended::put_parse(turn.to_server, &statement.server_name, &statement.definition);
-            server.sent_duplicate_parse(parse.name, &statement);
+            server.sent_duplicate_parse();
             return Verdict::Rewritten(head.total);
         }
         let undo = self.names.insert(parse.name, Arc::clone(&statement));
@@ -234,7 +234,7 @@ impl ClientCore {
         }
     }
 
-    fn on_close(&mut self, head: Head, body: &[u8], server: &mut ServerCore, turn: &mut Turn<'_>) -> Verdict {
+    fn on_close(&mut self, body: &[u8], server: &mut ServerCore, turn: &mut Turn<'_>) -> Verdict {
         match extended::target(body) {
             Some(Target::Statement(name)) if !name.is_empty() && turn.statements_max > 0 => {
                 let undo = self.names.remove(name);

@@ -52,11 +52,8 @@ enum Owed {
     OurParseComplete {
         undo: Box<Undo>,
     },
-    /// A Parse of a statement that the server has: an error, unless a command that could not be foreseen took it away.
-    Duplicate {
-        name: Box<[u8]>,
-        statement: Arc<Statement>,
-    },
+    /// A Parse of a statement that the server has, which is an error.
+    Duplicate,
     Bind,
     Describe,
     Execute,
@@ -247,8 +244,8 @@ impl ServerCore {
         self.forgets = true;
     }
 
-    pub(super) fn sent_duplicate_parse(&mut self, name: &[u8], statement: &Arc<Statement>) {
-        self.sent_extended(Owed::Duplicate { name: name.into(), statement: Arc::clone(statement) });
+    pub(super) fn sent_duplicate_parse(&mut self) {
+        self.sent_extended(Owed::Duplicate);
     }
 
     pub(super) fn sent_parse(&mut self, statement: Option<&Arc<Statement>>, undo: Option<Undo>) {
@@ -401,7 +398,7 @@ impl ServerCore {
             b'C' => self.on_command_complete(head, body, client),
             b'I' | b's' => self.pop_execute(),
             b'Z' => self.on_ready(head, body),
-            b'1' => self.on_parse_complete(client),
+            b'1' => self.on_parse_complete(),
             b'2' => self.pop(|o| matches!(o, Owed::Bind), "unexpected BindComplete"),
             b'3' => self.on_close_complete(),
             b'S' => self.on_parameter_status(head, body, client),
@@ -451,15 +448,10 @@ impl ServerCore {
         }
     }
 
-    fn on_parse_complete(&mut self, client: Option<&mut ClientCore>) -> Verdict {
+    fn on_parse_complete(&mut self) -> Verdict {
         match self.advance() {
-            Some(Owed::Duplicate { name, statement }) => {
-                self.window.insert(Arc::clone(&statement));
-                if let Some(client) = client {
-                    client.names.insert(&name, statement);
-                }
-                Verdict::Forward
-            }
+            // What we think it has is no longer true.
+            Some(Owed::Duplicate) => Verdict::Quarantine("prepared statements went away unseen"),
             Some(Owed::Parse { swallow: true, .. }) => Verdict::Swallow,
             Some(Owed::Parse { swallow: false, .. }) => Verdict::Forward,
             _ => Verdict::Quarantine("unexpected ParseComplete"),
@@ -497,7 +489,9 @@ impl ServerCore {
         for owed in &mut self.owed {
             match owed {
                 Owed::Parse { statement: Some(id), .. } => drop(coming.insert(*id)),
-                Owed::Close { evicted, .. } if evicted.as_ref().is_some_and(|s| !coming.remove(&s.id)) => *evicted = None,
+                Owed::Close { evicted, .. } if evicted.as_ref().is_some_and(|s| !coming.remove(&s.id)) => {
+                    *evicted = None
+                }
                 _ => {}
             }
             if let Owed::Parse { undo: Some(undo), .. }
@@ -533,6 +527,10 @@ impl ServerCore {
         for owed in std::mem::replace(&mut self.owed, outside).into_iter().rev() {
             match owed {
                 Owed::CopyEnd => {}
+                // The server, which never saw it, would have ended the session over it.
+                Owed::OurParseComplete { .. } | Owed::OurCloseComplete { .. } => {
+                    return Verdict::Quarantine("unexpected message during COPY from stdin");
+                }
                 Owed::Sync { forgets } => {
                     self.settle(&owed);
                     self.forgets |= forgets;
