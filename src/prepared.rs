@@ -177,6 +177,11 @@ impl Undo {
     pub fn name(&self) -> &[u8] {
         &self.name
     }
+
+    /// What the name stood for before is gone for good: taking the change back leaves nothing.
+    pub fn forget(&mut self) {
+        self.before = None;
+    }
 }
 
 /// The statements that one server has, least recently used first out.
@@ -202,18 +207,23 @@ impl Window {
         self.clock += 1;
         let Some(entry) = self.entries.get_mut(&id) else { return false };
         entry.last_use = self.clock;
+        self.note_use(id);
+        true
+    }
+
+    fn note_use(&mut self, id: u64) {
         self.uses.push_back((self.clock, id));
         if self.uses.len() > 64 + self.entries.len() * 4 {
             self.uses.retain(|&(at, id)| self.entries.get(&id).is_some_and(|e| e.last_use == at));
         }
-        true
     }
 
     /// Notes that the server is about to have the statement.
     pub fn insert(&mut self, statement: Arc<Statement>) {
         self.clock += 1;
-        self.uses.push_back((self.clock, statement.id));
-        self.entries.insert(statement.id, Entry { last_use: self.clock, statement });
+        let id = statement.id;
+        self.entries.insert(id, Entry { last_use: self.clock, statement });
+        self.note_use(id);
     }
 
     /// Takes out the least recently used statement if there are `max` or more.

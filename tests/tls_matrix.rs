@@ -323,7 +323,8 @@ fn certificates_are_reloaded_as_a_whole_or_not_at_all() {
         bytes.truncate(bytes.len() - 100);
         bytes
     };
-    let broken: [(&str, Option<Vec<u8>>, Vec<u8>); 8] = [
+    type Case<'a> = (&'a str, Option<Vec<u8>>, Vec<u8>);
+    let broken: [Case<'_>; 8] = [
         ("own.crt", Some(b"not a certificate".to_vec()), made.certificate("selfsigned")),
         ("own.crt", Some(cut_short(made.certificate("selfsigned"))), made.certificate("selfsigned")),
         ("own.crt", Some(made.certificate("selfother")), made.certificate("selfsigned")),

@@ -22,6 +22,9 @@ use crate::config::check::{FileRole, Finding};
 use crate::config::print::to_toml;
 use crate::config::{self, Config, Problem, Severity};
 
+/// Threads beside the workers for what would block them.
+const BLOCKING_THREADS_MAX: usize = 8;
+
 /// How long `-d` waits for the process in the background to be ready.
 const DAEMON_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -131,6 +134,8 @@ fn runtime(worker_threads: u32) -> anyhow::Result<Runtime> {
     if threads > 1 {
         builder.worker_threads(threads);
     }
+    // Key derivations and name look-ups: few at a time, so that a storm of logins takes neither all cores nor much memory.
+    builder.max_blocking_threads(BLOCKING_THREADS_MAX);
     builder.enable_all().thread_name("pgtandem").build().context("cannot start threads")
 }
 

@@ -11,7 +11,7 @@ use super::server::ServerCore;
 use crate::fault::{Culprit, Fault};
 use crate::prepared::{Names, SERVER_NAME_PREFIX, Statement};
 use crate::wire::extended::{self, Target};
-use crate::wire::frame::Head;
+use crate::wire::frame::{HEAD_LEN, Head};
 use crate::wire::reply;
 
 /// What must be done with a frame of the client.
@@ -86,15 +86,18 @@ impl ClientCore {
         if server.in_copy_in() {
             return Self::in_copy(head, server);
         }
+        if let Some(verdict) = need_more(head, body, turn.statements_max) {
+            return verdict;
+        }
         match head.tag {
             b'Q' => {
-                server.sent_query(false);
+                server.sent_client_query(turn.statements_max > 0 && forgets(body));
                 Verdict::Forward
             }
             b'P' => self.on_parse(head, body, server, turn),
             b'B' => self.on_bind(head, body, server, turn),
             b'D' => self.on_describe(head, body, server, turn),
-            b'C' => self.on_close(head, body, server, turn),
+            b'C' => self.on_close(body, server, turn),
             b'E' => {
                 server.sent_execute();
                 Verdict::Forward
@@ -127,40 +130,23 @@ impl ClientCore {
             // The rest of a copy whose error the client had not seen yet (PostgreSQL docs, "COPY Operations"), or a Flush of
             // nothing.
             b'H' | b'd' | b'c' | b'f' => Verdict::Consumed,
-            b'C' if turn.statements_max > 0 => {
-                if body.len() < head.body_len() {
-                    return need(head, NAMES_LEN_MAX);
+            b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F' => {
+                // Before a server is asked for: it would have nothing to do, be free, and be given back at once.
+                if let Some(verdict) = need_more(head, body, turn.statements_max) {
+                    return verdict;
                 }
-                match extended::target(body) {
-                    Some(Target::Statement(name)) if !name.is_empty() => {
-                        self.names.remove(name);
-                        turn.to_client.extend_from_slice(reply::CLOSE_COMPLETE);
-                        Verdict::Consumed
-                    }
-                    Some(_) => Verdict::NeedServer,
-                    None => malformed("Close"),
+                if head.tag == b'C'
+                    && turn.statements_max > 0
+                    && let Some(Target::Statement(name)) = extended::target(body)
+                    && !name.is_empty()
+                {
+                    self.names.remove(name);
+                    turn.to_client.extend_from_slice(reply::CLOSE_COMPLETE);
+                    return Verdict::Consumed;
                 }
+                Verdict::NeedServer
             }
-            b'P' | b'B' | b'D' => Self::worth_a_server(head, body, turn),
-            b'Q' | b'C' | b'E' | b'F' => Verdict::NeedServer,
             tag => unknown(tag),
-        }
-    }
-
-    /// Asks for a server only when the frame can be judged at once: a server must not wait for a slow client's bytes.
-    fn worth_a_server(head: Head, body: &[u8], turn: &Turn<'_>) -> Verdict {
-        let whole = body.len() >= head.body_len();
-        match head.tag {
-            _ if whole => Verdict::NeedServer,
-            b'D' => need(head, NAMES_LEN_MAX),
-            _ if turn.statements_max == 0 => Verdict::NeedServer,
-            b'B' if extended::bind_names(body).is_none() => need_step(head, body),
-            b'B' => Verdict::NeedServer,
-            _ => match body.first() {
-                Some(0) => Verdict::NeedServer,
-                Some(_) => need(head, TRACKED_PARSE_LEN_MAX),
-                None => Verdict::NeedMore(head.total.min(6)),
-            },
         }
     }
 
@@ -180,41 +166,37 @@ impl ClientCore {
     }
 
     fn on_parse(&mut self, head: Head, body: &[u8], server: &mut ServerCore, turn: &mut Turn<'_>) -> Verdict {
-        match body.first() {
-            None if head.body_len() == 0 => return malformed("Parse"),
-            None => return Verdict::NeedMore(head.total.min(6)),
-            Some(0) => {
-                server.sent_parse(None, None);
-                return Verdict::Forward;
+        if turn.statements_max == 0 || body.first() == Some(&0) {
+            if turn.statements_max > 0 && body.get(1..).is_some_and(forgets) {
+                server.sent_forgetting_parse();
             }
-            Some(_) if turn.statements_max == 0 => {
-                server.sent_parse(None, None);
-                return Verdict::Forward;
-            }
-            Some(_) => {}
-        }
-        if body.len() < head.body_len() {
-            return need(head, TRACKED_PARSE_LEN_MAX);
+            server.sent_parse(None, None);
+            return Verdict::Forward;
         }
         let Some(parse) = extended::parse(body) else { return malformed("Parse") };
         if self.names.is_full_for(parse.definition.len()) {
             return Verdict::Fatal(Fault::fatal(Culprit::Client, "too many prepared statements in one session"));
         }
-        if let Some(known) = self.names.get(parse.name).cloned() {
-            // The server must see the name twice to refuse it; the error is then inside the client's own transaction.
-            self.ensure(&known, server, turn);
-            extended::put_parse(turn.to_server, &known.server_name, parse.definition);
-            server.sent_parse(None, None);
+        let statement = (turn.intern)(parse.definition);
+        if self.names.get(parse.name).is_some() {
+            // The server must see a name twice to refuse it; the error is then inside the client's own transaction. It sees
+            // that of the new statement, since a server's name must never stand for anything but its own definition.
+            ensure(&statement, server, turn);
+            extended::put_parse(turn.to_server, &statement.server_name, &statement.definition);
+            server.sent_duplicate_parse();
             return Verdict::Rewritten(head.total);
         }
-        let statement = (turn.intern)(parse.definition);
         let undo = self.names.insert(parse.name, Arc::clone(&statement));
-        if server.has_statement(statement.id) {
+        if !server.has_statement(statement.id) {
+            make_room(server, turn);
+        } else if server.may_answer_parse() {
             server.owe_parse_complete(undo);
             server.put_due_replies(turn.to_client);
             return Verdict::Consumed;
+        } else {
+            // The server itself must say whether it takes the Parse, so it gets it, in place of the one that it has.
+            close_ours(Arc::clone(&statement), server, turn);
         }
-        make_room(server, turn);
         extended::put_parse(turn.to_server, &statement.server_name, &statement.definition);
         server.sent_parse(Some(&statement), Some(undo));
         Verdict::Rewritten(head.total)
@@ -225,9 +207,7 @@ impl ClientCore {
             server.sent_bind();
             return Verdict::Forward;
         }
-        let Some(names) = extended::bind_names(body) else {
-            return if body.len() < head.body_len() { need_step(head, body) } else { malformed("Bind") };
-        };
+        let Some(names) = extended::bind_names(body) else { return malformed("Bind") };
         if names.statement.is_empty() {
             server.sent_bind();
             return Verdict::Forward;
@@ -239,9 +219,6 @@ impl ClientCore {
     }
 
     fn on_describe(&mut self, head: Head, body: &[u8], server: &mut ServerCore, turn: &mut Turn<'_>) -> Verdict {
-        if body.len() < head.body_len() {
-            return need(head, NAMES_LEN_MAX);
-        }
         match extended::target(body) {
             Some(Target::Statement(name)) if !name.is_empty() && turn.statements_max > 0 => {
                 let target = self.server_name(name, server, turn);
@@ -257,10 +234,7 @@ impl ClientCore {
         }
     }
 
-    fn on_close(&mut self, head: Head, body: &[u8], server: &mut ServerCore, turn: &mut Turn<'_>) -> Verdict {
-        if body.len() < head.body_len() {
-            return need(head, NAMES_LEN_MAX);
-        }
+    fn on_close(&mut self, body: &[u8], server: &mut ServerCore, turn: &mut Turn<'_>) -> Verdict {
         match extended::target(body) {
             Some(Target::Statement(name)) if !name.is_empty() && turn.statements_max > 0 => {
                 let undo = self.names.remove(name);
@@ -279,32 +253,71 @@ impl ClientCore {
     /// The name by which the server knows the client's statement, prepared there first if need be.
     fn server_name(&mut self, name: &[u8], server: &mut ServerCore, turn: &mut Turn<'_>) -> Box<[u8]> {
         if let Some(known) = self.names.get(name).cloned() {
-            self.ensure(&known, server, turn);
+            ensure(&known, server, turn);
             return known.server_name.clone();
         }
         // Unknown: the server says so in its own words. A name that could be one of ours must not reach it.
         if name.starts_with(SERVER_NAME_PREFIX.as_bytes()) { [b"unknown ", name].concat().into() } else { name.into() }
     }
+}
 
-    fn ensure(&self, statement: &Arc<Statement>, server: &mut ServerCore, turn: &mut Turn<'_>) {
-        if server.has_statement(statement.id) {
-            return;
-        }
-        make_room(server, turn);
-        extended::put_parse(turn.to_server, &statement.server_name, &statement.definition);
-        server.sent_our_parse(statement);
+/// Sees to it that the server will have the statement.
+fn ensure(statement: &Arc<Statement>, server: &mut ServerCore, turn: &mut Turn<'_>) {
+    if server.has_statement(statement.id) {
+        return;
     }
+    make_room(server, turn);
+    extended::put_parse(turn.to_server, &statement.server_name, &statement.definition);
+    server.sent_our_parse(statement);
 }
 
 /// Lets the server forget statements until one more fits.
 fn make_room(server: &mut ServerCore, turn: &mut Turn<'_>) {
     while let Some(evicted) = server.evict(turn.statements_max) {
-        extended::put_statement_target(turn.to_server, b'C', &evicted.server_name);
-        server.sent_our_close(evicted);
+        close_ours(evicted, server, turn);
     }
 }
 
-fn need(head: Head, len_max: usize) -> Verdict {
+fn close_ours(statement: Arc<Statement>, server: &mut ServerCore, turn: &mut Turn<'_>) {
+    extended::put_statement_target(turn.to_server, b'C', &statement.server_name);
+    server.sent_our_close(statement);
+}
+
+/// Bytes at the front of a Query or of an unnamed Parse that tell whether it [`forgets`].
+const COMMAND_LEN: usize = 32;
+
+/// Does this SQL begin with a command that may take all statements away (DISCARD ALL, DEALLOCATE ALL)? What the client sends
+/// behind it must wait until that is known. Where it stands behind other commands it is noticed only when the server has run
+/// it, which matters to nobody but a client that prepares on without waiting.
+fn forgets(sql: &[u8]) -> bool {
+    let sql = sql.trim_ascii_start();
+    [&b"DISCARD"[..], b"DEALLOCATE"].iter().any(|c| sql.get(..c.len()).is_some_and(|s| s.eq_ignore_ascii_case(c)))
+}
+
+/// How much more of a frame must be there before it can be judged; `None` if enough is. Knows no server: what a server is
+/// asked for must not depend on it.
+fn need_more(head: Head, body: &[u8], statements_max: usize) -> Option<Verdict> {
+    if body.len() >= head.body_len() {
+        return None;
+    }
+    let front = |len: usize| {
+        let len = len.min(head.body_len());
+        (body.len() < len).then_some(Verdict::NeedMore(HEAD_LEN + len))
+    };
+    match head.tag {
+        b'Q' if statements_max > 0 => front(COMMAND_LEN),
+        b'P' if statements_max > 0 => match body.first() {
+            None => front(1),
+            Some(0) => front(1 + COMMAND_LEN),
+            Some(_) => Some(need_whole(head, TRACKED_PARSE_LEN_MAX)),
+        },
+        b'B' if statements_max > 0 && extended::bind_names(body).is_none() => Some(need_step(head, body)),
+        b'D' | b'C' => Some(need_whole(head, NAMES_LEN_MAX)),
+        _ => None,
+    }
+}
+
+fn need_whole(head: Head, len_max: usize) -> Verdict {
     if head.total <= len_max {
         return Verdict::NeedMore(head.total);
     }

@@ -4,7 +4,7 @@
 //!
 //! PostgreSQL docs: "Message Flow", "Extended Query", "COPY Operations", "Pipelining".
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::client::ClientCore;
@@ -52,22 +52,47 @@ enum Owed {
     OurParseComplete {
         undo: Box<Undo>,
     },
+    /// A Parse of a statement that the server has, which is an error.
+    Duplicate,
     Bind,
     Describe,
     Execute,
+    /// `evicted`: what the server still has if this is skipped.
     Close {
+        swallow: bool,
         evicted: Option<Arc<Statement>>,
     },
     OurCloseComplete {
         undo: Box<Undo>,
     },
-    Sync,
+    Sync {
+        forgets: bool,
+    },
     Query {
         swallow: bool,
+        forgets: bool,
     },
     FunctionCall,
     /// Not a reply: a CopyDone or CopyFail went out before the server's CopyInResponse was seen. Never stands first.
     CopyEnd,
+}
+
+impl Owed {
+    /// Does the server say ReadyForQuery at its end?
+    fn ends_with_ready(&self) -> bool {
+        matches!(self, Self::Sync { .. } | Self::Query { .. } | Self::FunctionCall)
+    }
+
+    /// Does it depend on its success which names and statements there are?
+    fn changes_statements(&self) -> bool {
+        match self {
+            Self::Parse { statement, undo, .. } => statement.is_some() || undo.is_some(),
+            Self::Close { swallow, .. } => *swallow,
+            Self::OurParseComplete { .. } | Self::OurCloseComplete { .. } => true,
+            Self::Sync { forgets } | Self::Query { forgets, .. } => *forgets,
+            _ => false,
+        }
+    }
 }
 
 /// The largest ParameterStatus that is looked at, in bytes; a larger one is passed on unread.
@@ -80,6 +105,13 @@ pub const OWED_MAX: usize = 65_536;
 #[derive(Debug)]
 pub struct ServerCore {
     owed: VecDeque<Owed>,
+    /// How many of `owed` end with ReadyForQuery.
+    readies: usize,
+    /// How many of `owed` change statements, up to the last Sync and since.
+    changes_before: usize,
+    changes_since: usize,
+    /// A command that forgets statements went out since the last Sync.
+    forgets: bool,
     window: Window,
     status: Status,
     /// After CopyInResponse or CopyBothResponse, until the client ends the copy: the server then reads Sync and Flush as
@@ -111,6 +143,10 @@ impl ServerCore {
     pub fn new(tracked: Arc<Tracked>, values: Values) -> Self {
         Self {
             owed: VecDeque::new(),
+            readies: 0,
+            changes_before: 0,
+            changes_since: 0,
+            forgets: false,
             window: Window::default(),
             status: Status::Idle,
             copy_in: false,
@@ -125,13 +161,13 @@ impl ServerCore {
     /// Provably clean: owes nothing, is in no transaction and in no copy. Only then may another client have it.
     #[must_use]
     pub fn is_free(&self) -> bool {
-        self.owed.is_empty() && self.status == Status::Idle && !self.copy_in && !self.unsynced
+        self.is_in_step() && self.status == Status::Idle
     }
 
     /// Owes nothing; may be in a transaction.
     #[must_use]
     pub fn is_in_step(&self) -> bool {
-        self.owed.is_empty() && !self.copy_in && !self.unsynced
+        self.owed.is_empty() && !self.copy_in && !self.unsynced && !self.skipping
     }
 
     /// The transaction state last told.
@@ -163,10 +199,12 @@ impl ServerCore {
         self.window.len()
     }
 
-    /// Has a pipeline grown to the point where its client must wait?
+    /// Must the client wait for replies before more of it is judged? Because its pipeline has grown too long, or because
+    /// names and statements depend on whether something ahead of a Sync succeeded: what follows the Sync happens in any case,
+    /// and could not be rewritten rightly. The server answers a Sync without being asked, so the wait has an end.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.owed.len() >= OWED_MAX
+        self.owed.len() >= OWED_MAX || self.changes_before > 0
     }
 
     /// What happened since the last call.
@@ -178,11 +216,36 @@ impl ServerCore {
 
     /// A Query goes out; `swallow` if it is one of ours.
     pub fn sent_query(&mut self, swallow: bool) {
-        self.owed.push_back(Owed::Query { swallow });
+        self.put_query(swallow, false);
+    }
+
+    /// A Query of the client goes out; `forgets` if it may take statements away.
+    pub(super) fn sent_client_query(&mut self, forgets: bool) {
+        self.put_query(false, forgets);
+    }
+
+    fn put_query(&mut self, swallow: bool, forgets: bool) {
+        // A Query ends a pipeline as a Sync does, but for the skipping after an error.
+        self.unsynced = false;
+        let forgets = forgets || std::mem::take(&mut self.forgets);
+        self.owe(Owed::Query { swallow, forgets });
+        if forgets {
+            self.changes_before += std::mem::take(&mut self.changes_since);
+        }
     }
 
     pub(super) fn sent_function_call(&mut self) {
-        self.owed.push_back(Owed::FunctionCall);
+        self.unsynced = false;
+        self.owe(Owed::FunctionCall);
+    }
+
+    /// A Parse of a command that may take statements away went out.
+    pub(super) fn sent_forgetting_parse(&mut self) {
+        self.forgets = true;
+    }
+
+    pub(super) fn sent_duplicate_parse(&mut self) {
+        self.sent_extended(Owed::Duplicate);
     }
 
     pub(super) fn sent_parse(&mut self, statement: Option<&Arc<Statement>>, undo: Option<Undo>) {
@@ -200,8 +263,10 @@ impl ServerCore {
         self.sent_extended(Owed::Parse { statement: Some(statement.id), undo: None, swallow: true });
     }
 
+    /// A Close of a statement of ours goes out, evicted or about to be parsed anew.
     pub(super) fn sent_our_close(&mut self, evicted: Arc<Statement>) {
-        self.sent_extended(Owed::Close { evicted: Some(evicted) });
+        self.window.remove(evicted.id);
+        self.sent_extended(Owed::Close { swallow: true, evicted: Some(evicted) });
     }
 
     pub(super) fn sent_bind(&mut self) {
@@ -217,18 +282,20 @@ impl ServerCore {
     }
 
     pub(super) fn sent_close(&mut self) {
-        self.sent_extended(Owed::Close { evicted: None });
+        self.sent_extended(Owed::Close { swallow: false, evicted: None });
     }
 
     pub(super) fn sent_sync(&mut self) {
         self.unsynced = false;
         self.skipping = false;
-        self.owed.push_back(Owed::Sync);
+        let forgets = std::mem::take(&mut self.forgets);
+        self.owe(Owed::Sync { forgets });
+        self.changes_before += std::mem::take(&mut self.changes_since);
     }
 
     pub(super) fn sent_copy_end(&mut self) {
         if !self.copy_in && !self.owed.is_empty() {
-            self.owed.push_back(Owed::CopyEnd);
+            self.owe(Owed::CopyEnd);
         }
         self.copy_in = false;
     }
@@ -240,7 +307,26 @@ impl ServerCore {
 
     fn sent_extended(&mut self, owed: Owed) {
         self.unsynced = true;
+        self.owe(owed);
+    }
+
+    fn owe(&mut self, owed: Owed) {
+        self.readies += usize::from(owed.ends_with_ready());
+        self.changes_since += usize::from(owed.changes_statements());
         self.owed.push_back(owed);
+    }
+
+    /// Brings the counts up to date after something was taken off the front of the ledger.
+    fn settle(&mut self, owed: &Owed) {
+        self.readies -= usize::from(owed.ends_with_ready());
+        if owed.changes_statements() {
+            self.settle_change();
+        }
+    }
+
+    fn settle_change(&mut self) {
+        let count = if self.changes_before > 0 { &mut self.changes_before } else { &mut self.changes_since };
+        *count = count.saturating_sub(1);
     }
 
     // What we answer ourselves.
@@ -252,6 +338,12 @@ impl ServerCore {
 
     pub(super) fn owe_close_complete(&mut self, undo: Undo) {
         self.sent_extended(Owed::OurCloseComplete { undo: Box::new(undo) });
+    }
+
+    /// May we say ParseComplete for a statement that the server has? Not in a failed transaction, where the server would
+    /// refuse most Parse messages, nor while it is unknown whether this is one.
+    pub(super) fn may_answer_parse(&self) -> bool {
+        self.readies == 0 && self.status != Status::Failed
     }
 
     pub(super) fn has_statement(&mut self, id: u64) -> bool {
@@ -283,6 +375,9 @@ impl ServerCore {
     /// Takes the first owed reply off the ledger.
     fn advance(&mut self) -> Option<Owed> {
         let first = self.owed.pop_front();
+        if let Some(first) = &first {
+            self.settle(first);
+        }
         self.drop_leading_copy_ends();
         first
     }
@@ -314,7 +409,7 @@ impl ServerCore {
     }
 
     fn swallowing(&self) -> bool {
-        matches!(self.owed.front(), Some(Owed::Query { swallow: true }))
+        matches!(self.owed.front(), Some(Owed::Query { swallow: true, .. }))
     }
 
     fn pass(&self) -> Verdict {
@@ -322,12 +417,13 @@ impl ServerCore {
     }
 
     fn on_data(&mut self, tag: u8) -> Verdict {
+        if self.owed.is_empty() && !matches!(tag, b'N' | b'A') {
+            return Verdict::Quarantine("unasked-for data from server");
+        }
         // RowDescription and NoData end the answer to Describe; ParameterDescription only precedes them.
         if matches!(tag, b'T' | b'n') && matches!(self.owed.front(), Some(Owed::Describe)) {
             self.advance();
-        }
-        if self.owed.is_empty() && !matches!(tag, b'N' | b'A' | b'T' | b'n') {
-            return Verdict::Quarantine("unasked-for data from server");
+            return Verdict::Forward;
         }
         self.pass()
     }
@@ -354,6 +450,8 @@ impl ServerCore {
 
     fn on_parse_complete(&mut self) -> Verdict {
         match self.advance() {
+            // What we think it has is no longer true.
+            Some(Owed::Duplicate) => Verdict::Quarantine("prepared statements went away unseen"),
             Some(Owed::Parse { swallow: true, .. }) => Verdict::Swallow,
             Some(Owed::Parse { swallow: false, .. }) => Verdict::Forward,
             _ => Verdict::Quarantine("unexpected ParseComplete"),
@@ -362,8 +460,8 @@ impl ServerCore {
 
     fn on_close_complete(&mut self) -> Verdict {
         match self.advance() {
-            Some(Owed::Close { evicted: Some(_) }) => Verdict::Swallow,
-            Some(Owed::Close { evicted: None }) => Verdict::Forward,
+            Some(Owed::Close { swallow: true, .. }) => Verdict::Swallow,
+            Some(Owed::Close { swallow: false, .. }) => Verdict::Forward,
             _ => Verdict::Quarantine("unexpected CloseComplete"),
         }
     }
@@ -383,41 +481,65 @@ impl ServerCore {
         self.pop_execute()
     }
 
-    /// All prepared statements are gone, but for those whose Parse is still on its way.
+    /// All prepared statements are gone, but for those whose Parse is still on its way; and what is skipped behind this does
+    /// not bring them back.
     fn forget_statements(&mut self, client: Option<&mut ClientCore>) {
-        let owed = &self.owed;
-        self.window
-            .retain(|id| owed.iter().any(|o| matches!(o, Owed::Parse { statement: Some(other), .. } if *other == id)));
-        let Some(client) = client else { return };
-        client.names.retain(|name| {
-            owed.iter().any(|o| match o {
-                Owed::Parse { undo: Some(undo), .. } | Owed::OurParseComplete { undo, .. } => undo.name() == name,
-                _ => false,
-            })
-        });
+        let mut coming = HashSet::new();
+        let mut changed: HashSet<Box<[u8]>> = HashSet::new();
+        for owed in &mut self.owed {
+            match owed {
+                Owed::Parse { statement: Some(id), .. } => drop(coming.insert(*id)),
+                Owed::Close { evicted, .. } if evicted.as_ref().is_some_and(|s| !coming.remove(&s.id)) => {
+                    *evicted = None
+                }
+                _ => {}
+            }
+            if let Owed::Parse { undo: Some(undo), .. }
+            | Owed::OurParseComplete { undo }
+            | Owed::OurCloseComplete { undo } = owed
+                && changed.insert(undo.name().into())
+            {
+                undo.forget();
+            }
+        }
+        self.window.retain(|id| coming.contains(&id));
+        if let Some(client) = client {
+            client.names.retain(|name| changed.contains(name));
+        }
     }
 
     fn on_copy_in(&mut self) -> Verdict {
-        let extended = match self.owed.front() {
+        let extended = match self.owed.front_mut() {
             Some(Owed::Execute) => true,
-            Some(Owed::Query { swallow: false }) => false,
+            Some(Owed::Query { swallow: false, forgets }) => {
+                // The rows must not wait for the query's end.
+                if std::mem::take(forgets) {
+                    self.settle_change();
+                }
+                false
+            }
             _ => return Verdict::Quarantine("unexpected start of a copy"),
         };
         let end = self.owed.iter().position(|o| matches!(o, Owed::CopyEnd));
         self.copy_in = end.is_none();
-        if extended {
-            // Syncs that were sent ahead of the copy's end are read inside the copy, where they mean nothing.
-            let mut inside = end.unwrap_or(self.owed.len());
-            self.owed.retain(|o| {
-                let drop = inside > 0 && matches!(o, Owed::Sync);
-                inside = inside.saturating_sub(1);
-                !drop
-            });
-            self.unsynced |= self.copy_in;
+        // Syncs that were sent ahead of the copy's end are read inside the copy, where they mean nothing.
+        let outside = self.owed.split_off(end.map_or(self.owed.len(), |end| end + 1));
+        for owed in std::mem::replace(&mut self.owed, outside).into_iter().rev() {
+            match owed {
+                Owed::CopyEnd => {}
+                // The server, which never saw it, would have ended the session over it.
+                Owed::OurParseComplete { .. } | Owed::OurCloseComplete { .. } => {
+                    return Verdict::Quarantine("unexpected message during COPY from stdin");
+                }
+                Owed::Sync { forgets } => {
+                    self.settle(&owed);
+                    self.forgets |= forgets;
+                }
+                owed => self.owed.push_front(owed),
+            }
         }
-        if let Some(end) = self.owed.iter().position(|o| matches!(o, Owed::CopyEnd)) {
-            self.owed.remove(end);
-        }
+        // An Execute still needs a Sync that counts.
+        self.unsynced |= extended && self.readies == 0;
         Verdict::Forward
     }
 
@@ -444,13 +566,16 @@ impl ServerCore {
         self.copy_in = false;
         match self.owed.front() {
             // Asynchronous: the server is about to go (PostgreSQL docs, "Asynchronous Operations").
-            None | Some(Owed::Query { .. } | Owed::FunctionCall | Owed::Sync) => return self.pass(),
+            None | Some(Owed::Query { .. } | Owed::FunctionCall | Owed::Sync { .. }) => return self.pass(),
             Some(_) => {}
         }
         // The server skips everything up to the next Sync: none of it happened.
-        let skipped = self.owed.iter().position(|o| matches!(o, Owed::Sync)).unwrap_or(self.owed.len());
+        let later = self.owed.iter().position(|o| matches!(o, Owed::Sync { .. })).unwrap_or(self.owed.len());
+        let later = self.owed.split_off(later);
+        let skipped = std::mem::replace(&mut self.owed, later);
         let mut names = client.map(|c| &mut c.names);
-        for owed in self.owed.drain(..skipped).rev() {
+        for owed in skipped.into_iter().rev() {
+            self.settle(&owed);
             match owed {
                 Owed::Parse { statement, undo, .. } => {
                     if let Some(id) = statement {
@@ -465,7 +590,7 @@ impl ServerCore {
                         names.undo(*undo);
                     }
                 }
-                Owed::Close { evicted: Some(statement) } => self.window.insert(statement),
+                Owed::Close { evicted: Some(statement), .. } => self.window.insert(statement),
                 _ => {}
             }
         }
@@ -474,6 +599,9 @@ impl ServerCore {
     }
 
     fn on_ready(&mut self, head: Head, body: &[u8]) -> Verdict {
+        if head.body_len() != 1 {
+            return Verdict::Quarantine("malformed ReadyForQuery");
+        }
         let Some(&state) = body.first() else { return Verdict::NeedMore(head.total) };
         let status = match state {
             b'I' => Status::Idle,
@@ -482,8 +610,8 @@ impl ServerCore {
             _ => return Verdict::Quarantine("ReadyForQuery with an unknown state"),
         };
         let swallow = match self.advance() {
-            Some(Owed::Query { swallow }) => swallow,
-            Some(Owed::Sync | Owed::FunctionCall) => false,
+            Some(Owed::Query { swallow, .. }) => swallow,
+            Some(Owed::Sync { .. } | Owed::FunctionCall) => false,
             _ => return Verdict::Quarantine("unexpected ReadyForQuery"),
         };
         self.status = status;

@@ -97,6 +97,7 @@ def judge(total: dict, course: dict, clients: int, seconds: int, say) -> None:
         f"{total['rows']} rows, {course['killed']} servers killed, "
         f"slowest {total['slowest']:.1f} s (clients late by {total['lag']:.1f} s), "
         f"memory {max(early) // 1024} -> {max(late) // 1024} MiB, {sum(total['errors'].values())} errors: "
+        + f"memory every 10 s {[kib // 1024 for at, kib in course['memory']][::10]}: "
         + "; ".join(f"{n} x {e}" for e, n in sorted(total["errors"].items(), key=lambda item: -item[1])[:6]))
     assert not total["violations"], "\n".join(total["violations"][:20])
     assert sum(total["operations"].values()) > clients, "hardly anything was done"

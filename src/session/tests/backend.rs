@@ -171,7 +171,7 @@ impl Backend {
         self.statements.keys().filter(|name| !name.is_empty()).count()
     }
 
-    pub(super) fn reported_parameter(&self) -> &str {
+    pub(super) fn session_parameter(&self) -> &str {
         &self.committed_parameter
     }
 

@@ -22,6 +22,8 @@ pub(super) enum Part {
         all: bool,
         extended: bool,
     },
+    /// Anything at all, where it does not belong.
+    Wild(u8, Vec<u8>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -142,6 +144,26 @@ pub(super) fn sessions() -> impl Strategy<Value = Vec<Vec<Part>>> {
     prop::collection::vec(prop::collection::vec(part(), 1..8), 1..4)
 }
 
+/// Messages without sense: of every type, in any order, well formed and not.
+pub(super) fn wild_session() -> impl Strategy<Value = Vec<Part>> {
+    let tag = prop_oneof![20 => prop::sample::select(b"PBDCEHSQFdcfPBESSS".to_vec()), 1 => any::<u8>()];
+    let piece = prop_oneof![
+        6 => prop::sample::select(NAMES.to_vec()).prop_map(|name| [name.as_bytes(), &[0]].concat()),
+        2 => prop::sample::select(vec![b"S".to_vec(), b"P".to_vec(), vec![0, 0], vec![0; 4], vec![0, 0, 0, 9]]),
+        4 => prop::sample::select(vec!["COPYIN", "BEGIN", "COMMIT", "DEALLOCATE ALL", "DISCARD ALL", "FAIL", "ROWS 2"])
+            .prop_map(|text| [text.as_bytes(), &[0]].concat()),
+        1 => prop::collection::vec(any::<u8>(), 0..9),
+    ];
+    let wild = (tag, prop::collection::vec(piece, 0..4)).prop_map(|(tag, body)| Part::Wild(tag, body.concat()));
+    let whole = (message(), Just(Finish::Nothing)).prop_map(|(message, end)| Part::Pipeline(vec![message], end));
+    let query = prop::sample::select(vec!["ROWS 1;DEALLOCATE ALL", "COPYIN", "COPYIN;COPYIN", "BEGIN;FAIL", "COMMIT"])
+        .prop_map(|text| Part::Wild(b'Q', [text.as_bytes(), &[0]].concat()));
+    let named = prop::sample::select(vec!["COPYIN", "DEALLOCATE ALL", "DISCARD ALL", "FAIL"])
+        .prop_map(|text| Part::Wild(b'P', [b"a\0", text.as_bytes(), &[0, 0, 0]].concat()));
+    let sync = Just(Part::Pipeline(Vec::new(), Finish::Sync));
+    prop::collection::vec(prop_oneof![2 => wild, 4 => whole, 2 => query, 2 => named, 4 => sync, 2 => part()], 1..25)
+}
+
 /// Writes a client's stream.
 #[derive(Debug, Default)]
 pub(super) struct Script {
@@ -178,13 +200,18 @@ impl Script {
                     self.message(message);
                 }
                 match finish {
-                    Finish::Sync => drop(self.sync()),
-                    Finish::Query => drop(self.query("ROWS 1")),
-                    Finish::FunctionCall => drop(self.frame(b'F', &[0; 10])),
-                    Finish::Nothing => {}
-                }
+                    Finish::Sync => self.sync(),
+                    Finish::Query => self.query("ROWS 1"),
+                    Finish::FunctionCall => self.function_call(),
+                    Finish::Nothing => self,
+                };
             }
-            Part::FunctionCall => drop(self.frame(b'F', &[0; 10])),
+            Part::FunctionCall => {
+                self.function_call();
+            }
+            Part::Wild(tag, body) => {
+                self.frame(*tag, body);
+            }
             Part::Forget { all, extended } => {
                 let text = if *all { "DISCARD ALL" } else { "DEALLOCATE ALL" };
                 if *extended {
@@ -218,7 +245,8 @@ impl Script {
                 let name = if *named { "copy" } else { "" };
                 self.parse(name, if *fails_to_start { "FAIL" } else { "COPYIN" }).bind("", name, b"").execute("", 0);
                 self.feed(feed);
-                self
+                // Lest somebody binds the COPY again and feeds it nothing.
+                self.parse("", "ROWS 1")
             }
         };
     }
@@ -314,6 +342,10 @@ impl Script {
 
     pub(super) fn run(&mut self, statement: &str) -> &mut Self {
         self.bind("", statement, b"").execute("", 0)
+    }
+
+    fn function_call(&mut self) -> &mut Self {
+        self.frame(b'F', &[0; 10])
     }
 
     pub(super) fn sync(&mut self) -> &mut Self {

@@ -115,10 +115,12 @@ class Client:
             self.tally.violation(f"{where}: no answer within {self.options['deadline']} s")
         else:
             state, text = self.describe(name, error)
-            if not state and name == "pipeline" and isinstance(self, Psycopg) and self.is_broken():
-                # In its pipeline mode psycopg reports the end of the connection in place of the server's FATAL that came
-                # before it; connected to PostgreSQL directly it does the same.
-                state = "(hidden by psycopg)"
+            if not state and isinstance(self, Psycopg) and self.is_broken():
+                # Connected to PostgreSQL directly it does the same: in its pipeline mode psycopg reports the end of the
+                # connection in place of the server's FATAL that came before it, and a block that is to be rolled back
+                # ends with Rollback when the rollback itself met the broken connection.
+                if name == "pipeline" or isinstance(error, psycopg.Rollback):
+                    state, text = "(hidden by psycopg)", str(error) or "Rollback"
             if not state and self.options["lenient"] and name in STREAMING and self.is_broken():
                 state = "(reset)"
             if not state or not text:
