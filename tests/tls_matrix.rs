@@ -325,14 +325,9 @@ fn certificates_are_reloaded_as_a_whole_or_not_at_all() {
         bytes.truncate(bytes.len() - 100);
         bytes
     };
-<<<<<<< HEAD
-    type Case<'a> = (&'a str, Option<Vec<u8>>, Vec<u8>);
-    let broken: [Case<'_>; 8] = [
-=======
     // The file, what is wrong with it (`None`: it is not there), what is right.
     type Broken = (&'static str, Option<Vec<u8>>, Vec<u8>);
     let broken: [Broken; 8] = [
->>>>>>> h-rustdrv
         ("own.crt", Some(b"not a certificate".to_vec()), made.certificate("selfsigned")),
         ("own.crt", Some(cut_short(made.certificate("selfsigned"))), made.certificate("selfsigned")),
         ("own.crt", Some(made.certificate("selfother")), made.certificate("selfsigned")),
