@@ -26,7 +26,9 @@ pub struct Setup {
     pub params: Params,
     /// Settings of pools.
     pub globals: GlobalParams,
-    /// What to log about it.
+    /// What to log about its TLS files.
+    pub tls_warnings: Vec<String>,
+    /// What to log about the rest.
     pub warnings: Vec<String>,
 }
 
@@ -100,15 +102,16 @@ fn assemble(
     (acceptor, connector): (Option<Arc<Acceptor>>, Arc<Connector>),
     numbers: &Arc<Mutex<Numbers>>,
     tracked: &Arc<Tracked>,
-    mut warnings: Vec<String>,
+    tls_warnings: Vec<String>,
 ) -> Result<Setup, SetupError> {
     let settings = &config.settings;
+    let mut warnings = Vec::new();
     let users = Arc::new(users(settings, &mut warnings)?);
     let params = params(settings, acceptor, connector, &users, tracked);
     let globals = globals(settings);
     let config = Arc::new(config);
     let directory = Arc::new(ConfigDirectory::new(Arc::clone(&config), users, Arc::clone(numbers)));
-    Ok(Setup { config, directory, params, globals, warnings })
+    Ok(Setup { config, directory, params, globals, tls_warnings, warnings })
 }
 
 /// The parameters that follow clients, from the settings at start.

@@ -133,8 +133,9 @@ impl Daemon {
     pub fn new(config: Config, file: PathBuf, log: Log, verbose: u32) -> Result<Arc<Self>, SetupError> {
         let numbers = Arc::new(Mutex::new(Numbers::default()));
         let tracked = configure::tracked(&config.settings);
-        let Setup { config, directory, params, globals, warnings } = configure::build(config, &numbers, &tracked)?;
-        for warning in warnings {
+        let Setup { config, directory, params, globals, tls_warnings, warnings } =
+            configure::build(config, &numbers, &tracked)?;
+        for warning in tls_warnings.into_iter().chain(warnings) {
             tracing::warn!("{warning}");
         }
         let shared = Shared::new(Ids::default(), globals, params, Arc::clone(&directory) as _, ClientLimits::new());
@@ -239,8 +240,8 @@ impl Daemon {
     }
 
     fn put_in_force(&self, setup: Setup, old: &Config) {
-        let Setup { config, directory, params, globals, warnings } = setup;
-        for warning in warnings {
+        let Setup { config, directory, params, globals, tls_warnings, warnings } = setup;
+        for warning in tls_warnings.into_iter().chain(warnings) {
             tracing::warn!("{warning}");
         }
         let plan = config::diff(old, &config);

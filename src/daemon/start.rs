@@ -147,8 +147,10 @@ pub fn check(file: &Path, quiet: bool) -> ExitCode {
     if let Some(config) = report.config {
         // What only shows when the parts are put together: a key that does not fit its certificate, a cipher nobody has.
         let tracked = configure::tracked(&config.settings);
-        if let Err(error) = configure::build(config, &Arc::new(Mutex::new(Numbers::default())), &tracked) {
-            lines.push((Severity::Error, error.to_string()));
+        match configure::build(config, &Arc::new(Mutex::new(Numbers::default())), &tracked) {
+            // Those of the file of users have been told with their lines.
+            Ok(setup) => lines.extend(setup.tls_warnings.into_iter().map(|w| (Severity::Warning, w))),
+            Err(error) => lines.push((Severity::Error, error.to_string())),
         }
     }
     let failed = lines.iter().any(|(severity, _)| *severity == Severity::Error);
