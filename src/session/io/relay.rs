@@ -180,9 +180,9 @@ impl Session {
             (b'B', _) => self.tally.binds += u64::from(tracked),
             _ => {}
         }
-        if !self.to_client.is_empty() {
-            self.settle_server_run();
-            self.out.bytes.append(&mut self.to_client);
+        // Never inside a frame of the server that is half passed on: `judge_server` has it behind that frame.
+        if self.server.as_ref().is_none_or(|s| s.passing.left == 0) {
+            self.put_own_replies();
         }
         if !self.to_server.is_empty() {
             self.settle_client_run();
@@ -219,6 +219,13 @@ impl Session {
         }
         self.served = true;
         Ok(true)
+    }
+
+    fn put_own_replies(&mut self) {
+        if !self.to_client.is_empty() {
+            self.settle_server_run();
+            self.out.bytes.append(&mut self.to_client);
+        }
     }
 
     /// Moves the run at the front of the client's input into the server's outbox, so that something can be put behind it.
@@ -288,6 +295,10 @@ impl Session {
                 if server.passing.left > 0 {
                     return Ok(());
                 }
+                continue;
+            }
+            if !self.to_client.is_empty() {
+                self.put_own_replies();
                 continue;
             }
             if server.core.has_due_replies() {
