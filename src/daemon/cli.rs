@@ -108,7 +108,7 @@ pub fn version_text() -> String {
 #[must_use]
 pub fn answer(text: &str) -> ExitCode {
     let mut out = io::stdout().lock();
-    let newline = if text.ends_with('\n') { "" } else { "\n" };
+    let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     let _ = write!(out, "{text}{newline}").and_then(|()| out.flush());
     ExitCode::SUCCESS
 }
