@@ -49,11 +49,12 @@ fn find_binaries() -> Option<PathBuf> {
 }
 
 impl Server {
-    /// Starts it, or says that there is none.
-    pub(crate) fn start() -> Option<Self> {
+    /// Starts it; without one installed the test fails.
+    pub(crate) fn start() -> Self {
         let Some(binaries) = find_binaries() else {
-            eprintln!("skipped: no PostgreSQL found; name its bin directory in PGTANDEM_TEST_PG_BIN");
-            return None;
+            panic!(
+                "no PostgreSQL found: install its server (Debian: postgresql) or name its bin directory in PGTANDEM_TEST_PG_BIN"
+            );
         };
         let directory = tempfile::tempdir().unwrap();
         let home = directory.path();
@@ -83,7 +84,7 @@ impl Server {
         let server = Self { binaries, directory, child, port };
         server.wait_until_up();
         server.make_roles();
-        Some(server)
+        server
     }
 
     fn wait_until_up(&self) {

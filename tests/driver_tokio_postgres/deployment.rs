@@ -33,8 +33,8 @@ struct Backing {
 }
 
 impl Deployment {
-    pub(crate) fn start() -> Option<Self> {
-        let postgres = backing()?;
+    pub(crate) fn start() -> Self {
+        let postgres = backing();
         // A database for each test: none stands in another's way.
         let database = format!("d{}", crate::process::free_port());
         postgres.postgres.ask(&format!("create database {database} owner revenue_user"));
@@ -47,7 +47,7 @@ impl Deployment {
             folder.put("ca.crt", &postgres.certificate);
             adapt(&place, port, postgres.postgres.port, &database)
         });
-        Some(Self { database, pooler, certificate, postgres })
+        Self { database, pooler, certificate, postgres }
     }
 
     /// A client of its own.
@@ -122,11 +122,11 @@ fn adapt(place: &str, port: u16, server_port: u16, database: &str) -> String {
     text
 }
 
-fn backing() -> Option<Arc<Backing>> {
+fn backing() -> Arc<Backing> {
     static SHARED: Mutex<Weak<Backing>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(running) = shared.upgrade() {
-        return Some(running);
+        return running;
     }
     let (certificate, key) = self_signed("postgres-primary");
     let roles = USERS.lines().filter(|line| line.starts_with('"')).enumerate().map(|(number, line)| {
@@ -136,10 +136,10 @@ fn backing() -> Option<Arc<Backing>> {
     });
     let roles: Vec<String> = roles.collect();
     let statements: Vec<&str> = roles.iter().map(String::as_str).collect();
-    let postgres = Postgres::start((&certificate, &key), HBA, &statements)?;
+    let postgres = Postgres::start((&certificate, &key), HBA, &statements);
     let started = Arc::new(Backing { postgres, certificate });
     *shared = Arc::downgrade(&started);
-    Some(started)
+    started
 }
 
 /// Certificate and key as the operators make them: version 3, its own CA, no alternative name, text before the PEM block.

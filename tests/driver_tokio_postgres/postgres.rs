@@ -30,12 +30,13 @@ fn find_binaries() -> Option<PathBuf> {
 }
 
 impl Postgres {
-    /// Starts it with this certificate and key (PEM), pg_hba.conf, and statements of the superuser. `None` where no
-    /// PostgreSQL is installed.
-    pub(crate) fn start(pair: (&[u8], &[u8]), hba: &str, statements: &[&str]) -> Option<Self> {
+    /// Starts it with this certificate and key (PEM), pg_hba.conf, and statements of the superuser. Without a
+    /// PostgreSQL installed the test fails.
+    pub(crate) fn start(pair: (&[u8], &[u8]), hba: &str, statements: &[&str]) -> Self {
         let Some(binaries) = find_binaries() else {
-            eprintln!("skipped: no PostgreSQL found; name its bin directory in PGTANDEM_TEST_PG_BIN");
-            return None;
+            panic!(
+                "no PostgreSQL found: install its server (Debian: postgresql) or name its bin directory in PGTANDEM_TEST_PG_BIN"
+            );
         };
         let folder = Folder::new();
         let data = folder.file("data");
@@ -60,7 +61,7 @@ impl Postgres {
         for statement in statements {
             server.ask(statement);
         }
-        Some(server)
+        server
     }
 
     pub(crate) fn program(&self, name: &str) -> PathBuf {
