@@ -112,6 +112,12 @@ impl Connector {
         self.fingerprint == other.fingerprint
     }
 
+    /// Stands for all settings and file contents that it was built from.
+    #[must_use]
+    pub fn fingerprint(&self) -> &[u8; 32] {
+        &self.fingerprint
+    }
+
     /// The mode that this was built for.
     #[must_use]
     pub fn sslmode(&self) -> SslMode {

@@ -31,6 +31,8 @@ pub(super) enum Step {
     NeedServer,
     /// The server is free to go back.
     ServerFree,
+    /// Everything is at rest, as a hand-over wants it.
+    Rest,
     /// The session is over.
     Ended(End),
 }
@@ -82,6 +84,9 @@ impl Session {
             if self.may_release() {
                 return Poll::Ready(Step::ServerFree);
             }
+            if self.frozen && self.is_at_rest() {
+                return Poll::Ready(Step::Rest);
+            }
             if room && self.run == 0 {
                 match self.input.poll_fill(cx, &mut self.stream) {
                     Poll::Pending => {}
@@ -119,6 +124,10 @@ impl Session {
                     return Judged::Dry;
                 }
                 continue;
+            }
+            if self.frozen && self.server.as_ref().is_none_or(|s| s.core.is_at_boundary()) {
+                // For a hand-over: nothing new is begun.
+                return Judged::Full;
             }
             if there == 0 {
                 return Judged::Dry;

@@ -105,6 +105,12 @@ impl ClientInfo {
         }
     }
 
+    /// It came when a former process was there.
+    #[must_use]
+    pub fn with_connected_at(self, connected_at: Time) -> Self {
+        Self { connected_at, ..self }
+    }
+
     /// Notes its pool.
     pub fn set_pool(&self, pool: PoolId) {
         self.pool.store(pool.0.into(), Ordering::Relaxed);
@@ -246,6 +252,12 @@ impl ServerInfo {
             request_at: AtomicU64::new(0),
             prepared: AtomicUsize::new(0),
         }
+    }
+
+    /// It was connected by a former process.
+    #[must_use]
+    pub fn with_connected_at(self, connected_at: Time) -> Self {
+        Self { connected_at, ..self }
     }
 
     /// Where a cancel request for it goes, and its key; none if it gave no key.
