@@ -1,4 +1,4 @@
-//! The process as a whole: as which user it runs, what it may never do again, its limits, the background, the service manager.
+//! The process as a whole: as which user it runs, what it may never do again, its limits, the background.
 //!
 //! Most of this concerns the calling thread and those it starts, so it is done before any other thread exists; functions
 //! that rely on it check.
@@ -21,7 +21,6 @@ use nix::unistd::{
     Gid, Uid, User, dup2_stderr, dup2_stdin, dup2_stdout, getresgid, getresuid, initgroups, pipe2, setresgid,
     setresuid, setsid, setuid,
 };
-use sd_notify::NotifyState;
 
 use crate::sys::process as calls;
 
@@ -333,41 +332,6 @@ fn await_start(mut pipe: File, patience: Duration) -> Result<(), String> {
     }
 }
 
-/// Tell the service manager that the process serves, after a start or a reload (sd_notify(3)).
-pub fn notify_ready(status: &str) {
-    let status = one_line(status);
-    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
-}
-
-/// Tell the service manager what the process is doing, in one line for people.
-pub fn notify_status(status: &str) {
-    notify(&[NotifyState::Status(&one_line(status))]);
-}
-
-/// Tell the service manager that the process is on its way out.
-pub fn notify_stopping() {
-    notify(&[NotifyState::Stopping]);
-}
-
-/// Tell the service manager that the configuration is being read again; [`notify_ready`] must follow (Type=notify-reload).
-pub fn notify_reloading() {
-    match NotifyState::monotonic_usec_now() {
-        Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::warn!("could not tell the service manager of the reload: {error}"),
-    }
-}
-
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!("could not reach the service manager at NOTIFY_SOCKET: {error}");
-    }
-}
-
-/// A line end would begin another assignment.
-fn one_line(status: &str) -> String {
-    status.replace(['\n', '\r'], " ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -383,10 +347,5 @@ mod tests {
         assert!(text.contains("LimitNOFILE=1104") && text.contains("ulimit -n 1104"), "{text}");
         assert_eq!(DescriptorLimit { soft: RLIM_INFINITY, ..limit }.shortage(1, u64::MAX), None);
         assert_eq!(expected_descriptors(u64::MAX, u64::MAX), u64::MAX);
-    }
-
-    #[test]
-    fn a_status_cannot_smuggle_in_an_assignment() {
-        assert_eq!(one_line("a\nREADY=1\r"), "a READY=1 ");
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use nix::sys::signal::{SigSet, Signal as Sig};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::process;
 use super::run::Daemon;
 use super::shutdown::Phase;
 
@@ -68,14 +67,9 @@ async fn next(signal: &mut Signal) {
 
 fn reload(daemon: &Daemon) {
     tracing::info!("got SIGHUP, re-reading config");
-    process::notify_reloading();
-    match daemon.reload() {
-        Ok(()) => process::notify_ready("serving"),
-        Err(error) => {
-            for line in error.to_string().lines() {
-                tracing::error!("{line}");
-            }
-            process::notify_ready("serving; the last reload failed, see the log");
+    if let Err(error) = daemon.reload() {
+        for line in error.to_string().lines() {
+            tracing::error!("{line}");
         }
     }
 }
@@ -88,7 +82,6 @@ fn end(daemon: &Daemon, name: &str, phase: Phase) {
         Phase::WaitForClients => tracing::info!("got {name}, shutting down, waiting for all clients disconnect"),
         _ => tracing::info!("got {name}, shutting down, waiting for all servers connections to be released"),
     }
-    process::notify_stopping();
     daemon.shutdown.advance(phase);
 }
 

@@ -12,11 +12,14 @@ use tokio::runtime::{Builder, Runtime};
 use super::cli::{self, Run};
 use super::configure;
 use super::directory::Numbers;
+use super::listeners::{Inherited, Listeners};
 use super::log::{self, Log};
 use super::pidfile::PidFile;
 use super::process::{self, DescriptorLimit, Identity, Startup};
-use super::run::{Daemon, Listeners, set_log};
+use super::run::{Daemon, set_log};
+use super::service::Service;
 use super::signals;
+use super::watchdog::Workers;
 use crate::auth::UserList;
 use crate::config::check::{FileRole, Finding};
 use crate::config::print::to_toml;
@@ -31,11 +34,13 @@ const DAEMON_PATIENCE: Duration = Duration::from_secs(60);
 /// `pgtandem FILE`: serves until it is told to end.
 #[must_use]
 pub fn run(run: &Run) -> ExitCode {
+    // Before anything is opened, as these descriptors have fixed numbers.
+    let inherited = Inherited::from_environment();
     let log = match Log::start(run.verbose, !run.quiet) {
         Ok(log) => log,
         Err(error) => return cli::fail(&error),
     };
-    match prepare_and_serve(run, &log) {
+    match prepare_and_serve(run, &log, inherited) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::fatal(&format_args!("{error:#}"));
@@ -44,7 +49,7 @@ pub fn run(run: &Run) -> ExitCode {
     }
 }
 
-fn prepare_and_serve(run: &Run, log: &Log) -> anyhow::Result<()> {
+fn prepare_and_serve(run: &Run, log: &Log, inherited: Inherited) -> anyhow::Result<()> {
     if run.reboot {
         anyhow::bail!("-R (taking over from a running process) is not available yet; restart the process instead");
     }
@@ -59,11 +64,10 @@ fn prepare_and_serve(run: &Run, log: &Log) -> anyhow::Result<()> {
     if run.daemon {
         log.set_stderr(false);
     }
-    match serve(run, log, config, &problems, identity) {
-        Ok((runtime, daemon, listeners, pidfile)) => {
+    match serve(run, log, config, &problems, identity, inherited) {
+        Ok(Ready { runtime, workers, daemon, listeners, pidfile }) => {
             startup.ready();
-            let result = runtime.block_on(async { Arc::clone(&daemon).serve(listeners).await });
-            process::notify_stopping();
+            let result = runtime.block_on(async { Arc::clone(&daemon).serve(listeners, &workers).await });
             // Clients that are still there see the end of their connections.
             runtime.shutdown_background();
             drop(pidfile);
@@ -76,7 +80,13 @@ fn prepare_and_serve(run: &Run, log: &Log) -> anyhow::Result<()> {
     }
 }
 
-type Ready = (Runtime, Arc<Daemon>, Listeners, Option<PidFile>);
+struct Ready {
+    runtime: Runtime,
+    workers: Arc<Workers>,
+    daemon: Arc<Daemon>,
+    listeners: Listeners,
+    pidfile: Option<PidFile>,
+}
 
 /// Everything up to the point where clients can be accepted.
 fn serve(
@@ -85,10 +95,11 @@ fn serve(
     config: Config,
     problems: &[Problem],
     identity: Option<Identity>,
+    inherited: Inherited,
 ) -> anyhow::Result<Ready> {
     let limit = DescriptorLimit::raise()?;
     // Opened first for the sake of low ports, told of when there is a log.
-    let listeners = Listeners::open_tcp(&config);
+    let listeners = Listeners::open(&config, inherited.listeners);
     match identity {
         Some(identity) => identity.assume()?,
         None => process::lock_down()?,
@@ -102,6 +113,9 @@ fn serve(
     for problem in problems {
         tracing::warn!("{problem}");
     }
+    for warning in inherited.warnings {
+        tracing::warn!("{warning}");
+    }
     listeners.open_unix(&config)?;
     let (clients, servers) = (u64::from(config.settings.max_client_conn), most_servers(&config));
     let expected = process::expected_descriptors(clients, servers);
@@ -109,16 +123,17 @@ fn serve(
     if let Some(shortage) = limit.shortage(clients, expected) {
         tracing::warn!("{shortage}");
     }
-    let runtime = runtime(config.settings.worker_threads)?;
+    let workers = Arc::new(Workers::default());
+    let runtime = runtime(config.settings.worker_threads, &workers)?;
+    let service = Arc::new(Service::from_environment());
     let daemon = runtime.block_on(async {
-        let daemon = Daemon::new(config, run.config.clone(), log.clone(), run.verbose)?;
+        let daemon = Daemon::new(config, run.config.clone(), log.clone(), run.verbose, service)?;
         tokio::spawn(signals::listen(Arc::clone(&daemon))?);
         signals::let_go()?;
         anyhow::Ok(daemon)
     })?;
     tracing::info!("process up: {}, pid {}", cli::VERSION_LINE, std::process::id());
-    process::notify_ready("serving");
-    Ok((runtime, daemon, listeners, pidfile))
+    Ok(Ready { runtime, workers, daemon, listeners, pidfile })
 }
 
 /// Servers that the configured databases may have together.
@@ -127,7 +142,7 @@ fn most_servers(config: &Config) -> u64 {
 }
 
 /// One thread is a runtime of its own kind, without the cost of sharing.
-fn runtime(worker_threads: u32) -> anyhow::Result<Runtime> {
+fn runtime(worker_threads: u32, workers: &Arc<Workers>) -> anyhow::Result<Runtime> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if worker_threads == 0 { cores } else { worker_threads as usize };
     let mut builder = if threads == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
@@ -136,6 +151,7 @@ fn runtime(worker_threads: u32) -> anyhow::Result<Runtime> {
     }
     // Key derivations and name look-ups: few at a time, so that a storm of logins takes neither all cores nor much memory.
     builder.max_blocking_threads(BLOCKING_THREADS_MAX);
+    workers.attach(&mut builder);
     builder.enable_all().thread_name("pgtandem").build().context("cannot start threads")
 }
 

@@ -11,10 +11,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::roster::ServerInfo;
-use super::route::{Host, Params, Route};
+use super::route::{DatabaseRoute, Host, Params, Route};
 use super::server::{QueryError, Server, server_fault};
 use super::shared::{PoolContext, Reported, Shared, lock};
-use crate::auth::{Channel, Credential, ServerLogin, ServerStep};
+use crate::auth::{Channel, Credential, PassThrough, ServerLogin, ServerStep};
 use crate::fault::{Culprit, Fault};
 use crate::ids::{PoolId, ServerId};
 use crate::net::buffer::Buffer;
@@ -159,7 +159,8 @@ async fn open(
         let from = local.map(|a| format!(" (from {a})")).unwrap_or_default();
         tracing::info!("{} new connection to server{from}", prefix(id, route, host));
     }
-    let mut login = Login::new(shared, context, route, stream);
+    let keys = lock(&context.pass_through).clone();
+    let mut login = Login::new(shared, keys.as_ref(), route, stream);
     login.start(route).await?;
     let answer = login.finish(params).await?;
     let Login { stream, .. } = login;
@@ -183,6 +184,50 @@ async fn open(
         }
     }
     Ok(server)
+}
+
+/// Logs in to a server of this route for a trial, at no pool's expense, and leaves again. The hosts are tried in order.
+///
+/// # Errors
+/// Why none of the hosts lets us in, in one line.
+pub async fn try_login(shared: &Arc<Shared>, route: &Route) -> Result<(), String> {
+    let params = shared.params();
+    let mut last = String::new();
+    for host in &route.database.hosts {
+        match log_in(shared, route, &params, host).await {
+            Ok(()) => return Ok(()),
+            Err(OpenError::Connect(reason)) => last = reason,
+            Err(OpenError::Login(fault) | OpenError::Refused(fault, _)) => last = fault.text.to_string(),
+        }
+    }
+    Err(last)
+}
+
+async fn log_in(shared: &Arc<Shared>, route: &Route, params: &Params, host: &Host) -> Result<(), OpenError> {
+    let stream = connect(params, host).await?;
+    let mut login = Login::new(shared, None, route, stream);
+    login.start(route).await?;
+    login.finish(params).await?;
+    // Terminate. It let us in, so it matters little whether it hears that.
+    let _ = login.send(b"X\0\0\0\x04").await;
+    Ok(())
+}
+
+/// Connects to one of the hosts of this database for a trial, without a word. The hosts are tried in order.
+///
+/// # Errors
+/// Why none of them can be reached, in one line.
+pub async fn try_reach(shared: &Shared, database: &DatabaseRoute) -> Result<(), String> {
+    let params = shared.params();
+    let mut last = String::new();
+    for host in &database.hosts {
+        match dial(&host.target, &params.tcp).await {
+            Ok(_) => return Ok(()),
+            Err(DialError::Connect(source)) => last = format!("connect failed: {source}"),
+            Err(error @ DialError::Dns(_)) => last = error.to_string(),
+        }
+    }
+    Err(last)
 }
 
 /// Dials and, if the mode and the server want it, turns TLS on (PostgreSQL docs, "SSL Session Encryption").
@@ -243,13 +288,12 @@ struct Answer {
 }
 
 impl<'a> Login<'a> {
-    fn new(shared: &'a Arc<Shared>, context: &'a PoolContext, route: &'a Route, stream: Stream) -> Self {
+    fn new(shared: &'a Arc<Shared>, keys: Option<&PassThrough>, route: &'a Route, stream: Stream) -> Self {
         let channel = match &stream {
             Stream::Connected(_) => Channel::Tls(stream.peer_certificate().as_deref().and_then(server_end_point_hash)),
             _ => Channel::Clear,
         };
-        let keys = lock(&context.pass_through).clone();
-        let credential = Credential::choose(route.server_secret.as_ref(), keys.as_ref());
+        let credential = Credential::choose(route.server_secret.as_ref(), keys);
         let machine = ServerLogin::new(route.server_user.as_bytes(), credential, channel, &shared.entropy());
         Self { shared, stream, input: Buffer::default(), machine, route }
     }
