@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "system calls; each block says why it is sound")]
 
 pub mod environment;
+pub mod descriptors;
 pub mod process;
 
 use std::io;

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::client::Session;
 use super::server::Server;
 use crate::clock::Time;
+use crate::ids::ClientId;
 use crate::pool::Standing;
 
 /// Whether sessions are to come to rest, and where those report that have.
@@ -43,6 +44,12 @@ pub struct Content {
 }
 
 impl Parcel {
+    /// Whose it is.
+    #[must_use]
+    pub fn client(&self) -> ClientId {
+        self.content.client.id()
+    }
+
     /// Tells the session.
     pub fn decide(self, verdict: Verdict) {
         // A session that is gone meanwhile needs no verdict.

@@ -11,7 +11,7 @@ use super::server::Server;
 use super::shared::{PoolContext, Shared, lock};
 use crate::clock::Time;
 use crate::handover::state::{self, Bytes, State};
-use crate::ids::PoolId;
+use crate::ids::{ClientId, PoolId};
 use crate::net::dial::Target;
 use crate::pool::Standing;
 use crate::prepared::Statement;
@@ -46,10 +46,10 @@ pub struct ServerPart {
 }
 
 impl ClientPart {
-    /// When it began to wait for a server, if it waits.
+    /// Who it is.
     #[must_use]
-    pub fn waiting_since(&self) -> Option<Time> {
-        self.waiting_since
+    pub fn id(&self) -> ClientId {
+        self.info.id
     }
 }
 

@@ -373,6 +373,14 @@ impl Roster {
         all
     }
 
+    /// How many clients are in pools, and how many on the console.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let clients = lock(&self.clients);
+        let pooled = clients.values().filter(|client| client.pool().is_some()).count();
+        (pooled, clients.len() - pooled)
+    }
+
     /// How many clients there are.
     #[must_use]
     pub fn client_count(&self) -> usize {
