@@ -12,7 +12,7 @@ use super::console;
 use super::directory::{ConfigDirectory, Numbers};
 use super::log::Log;
 use super::picture::History;
-use super::shutdown::{Phase, Shutdown};
+use super::shutdown::{self, Phase, Shutdown};
 use crate::config::{self, Config};
 use crate::net::listen::{self, ListenOptions};
 use crate::net::stream::Stream;
@@ -286,7 +286,7 @@ impl Daemon {
             let listener = UnixListener::from_std(listener)?;
             tokio::spawn(Arc::clone(&self).accept_unix(listener));
         }
-        self.shutdown.carry_out(&self.shared).await;
+        self.shutdown.carry_out(&self.shared, || shutdown::terms(&self.config().settings)).await;
         if let Some(path) = socket_path.filter(|p| !p.as_os_str().as_encoded_bytes().starts_with(b"@")) {
             // Gone already if somebody tidied up; nothing depends on it now.
             let _ = std::fs::remove_file(path);
