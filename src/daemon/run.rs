@@ -14,7 +14,7 @@ use super::listeners::{Listeners, Socket};
 use super::log::Log;
 use super::picture::History;
 use super::service::{Service, Troubles};
-use super::shutdown::{Phase, Shutdown};
+use super::shutdown::{self, Phase, Shutdown};
 use super::watchdog::Workers;
 use crate::config::{self, Config};
 use crate::net::stream::Stream;
@@ -225,7 +225,7 @@ impl Daemon {
         self.accept_on(listeners)?;
         let _watchdog = self.watch(workers)?;
         tokio::spawn(Arc::clone(&self).keep_service_informed());
-        self.shutdown.carry_out(&self.shared).await;
+        self.shutdown.carry_out(&self.shared, || shutdown::terms(&self.config().settings)).await;
         self.service.stopping(&self.status_line());
         lock(&self.listeners).close();
         Ok(())

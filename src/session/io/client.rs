@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::freeze::Verdict;
 use super::login::{Membership, Presence, SeatGuard};
 use super::relay::Step;
-use super::roster::{ClientInfo, Doing};
+use super::roster::{ClientInfo, Doing, Parting};
 use super::route::{Params, Route};
 use super::server::{CRASHED, Outbox, Passing, QueryError, Server};
 use super::shared::{PoolContext, Shared, count, lock};
@@ -390,7 +390,8 @@ impl Session {
         if let Some(letter) = self.info.mailbox.take() {
             return Poll::Ready(Ok(Waited::Letter(letter)));
         }
-        if let Some(ending) = self.info.ending() {
+        // Who may finish its transaction may also begin the one that it waits for.
+        if let Some(ending) = self.info.ending().filter(|ending| ending.at_once) {
             return Poll::Ready(Err(End::Fault(ending.fault)));
         }
         if let Poll::Ready(Err(_)) = self.poll_to_client(cx) {
@@ -478,17 +479,19 @@ impl Session {
                 self.shared.pools.release(server, Fate::Close(server_reason(&end)));
             }
         }
+        let shared = Arc::clone(&self.shared);
+        let parting = shared.roster.part();
         // Others may look for this client until here, and never afterwards.
         self.presence = None;
         self.membership = None;
         count(&self.context.stats.received_bytes, self.tally.received);
         count(&self.context.stats.sent_bytes, self.tally.sent);
-        self.tell(end, torn).await;
+        self.tell(end, torn, parting).await;
     }
 
     /// `torn`: the client has had a part of a message of the server and will not get the rest. Anything written now would be
     /// taken for the rest, so nothing is.
-    async fn tell(&mut self, end: End, torn: bool) {
+    async fn tell(&mut self, end: End, torn: bool, parting: Parting<'_>) {
         let age_s = Time::now().since(self.info.connected_at).as_secs();
         let told = matches!(end, End::ServerGone(_) | End::Fault(_));
         let (reason, fault) = match end {
@@ -515,6 +518,7 @@ impl Session {
         // A client that does not read is not waited for.
         let farewell = async {
             poll_fn(|cx| self.poll_to_client(cx)).await?;
+            drop(parting);
             // There are last words, ours or the server's.
             if told { super::login::linger(&mut self.stream).await } else { self.stream.shutdown().await }
         };

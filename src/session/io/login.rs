@@ -227,6 +227,7 @@ pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
         }
         Err(failed) => {
             drop(seat);
+            let _parting = shared.roster.part();
             drop(presence);
             arrival.turn_away(failed, crate::clock::Time::now().since(began).as_secs()).await;
             None

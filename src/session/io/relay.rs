@@ -105,7 +105,8 @@ impl Session {
 
     fn must_end(&self) -> Option<End> {
         let ending = self.info.ending()?;
-        let between = self.server.as_ref().is_none_or(|s| s.core.is_free());
+        // A server that was just handed out is free because the first frame has not been judged yet.
+        let between = self.server.as_ref().is_none_or(|s| self.served && s.core.is_free() && s.passing.left == 0);
         (ending.at_once || between).then_some(End::Fault(ending.fault))
     }
 
@@ -222,6 +223,7 @@ impl Session {
         }
         if fresh {
             self.query_began = Time::now();
+            self.info.set_request(self.query_began);
             if idle && self.served {
                 self.transaction_began = self.query_began;
             }

@@ -330,6 +330,18 @@ pub struct Roster {
     clients: Mutex<FxHashMap<ClientId, Arc<ClientInfo>>>,
     servers: Mutex<FxHashMap<ServerId, Arc<ServerInfo>>>,
     left: Notify,
+    parting: AtomicUsize,
+}
+
+/// A client that is no longer known and has not had its last words yet.
+#[derive(Debug)]
+pub struct Parting<'a>(&'a Roster);
+
+impl Drop for Parting<'_> {
+    fn drop(&mut self) {
+        self.0.parting.fetch_sub(1, Ordering::Release);
+        self.0.left.notify_waiters();
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -348,11 +360,28 @@ impl Roster {
         self.left.notify_waiters();
     }
 
-    /// Waits until no client is left in any pool; those on the console do not count.
-    pub async fn empty(&self) {
+    /// Waits for the next client to leave, or to have had its last words. Create the future before looking.
+    pub fn departure(&self) -> impl Future<Output = ()> + '_ {
+        self.left.notified()
+    }
+
+    /// Is no client left in any pool? Those on the console do not count.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !lock(&self.clients).values().any(|client| client.pool().is_some())
+    }
+
+    /// Counts a client that is about to be removed, or never came in, until it has had its last words.
+    pub fn part(&self) -> Parting<'_> {
+        self.parting.fetch_add(1, Ordering::Relaxed);
+        Parting(self)
+    }
+
+    /// Waits until everybody has left, those on the console too, and has had its last words.
+    pub async fn deserted(&self) {
         loop {
             let left = self.left.notified();
-            if !lock(&self.clients).values().any(|client| client.pool().is_some()) {
+            if lock(&self.clients).is_empty() && self.parting.load(Ordering::Acquire) == 0 {
                 return;
             }
             left.await;
