@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 
-use super::configure::{self, Setup, SetupError};
+use super::configure::{self, Boot, Setup, SetupError};
 use super::console;
 use super::directory::{ConfigDirectory, Numbers};
+use super::files::Files;
 use super::log::Log;
 use super::picture::History;
 use super::shutdown::{Phase, Shutdown};
@@ -35,6 +36,7 @@ pub struct Daemon {
     running: Mutex<Running>,
     changing: Mutex<()>,
     tracked: Arc<Tracked>,
+    files: Files,
     log: Log,
     verbose: u32,
 }
@@ -126,16 +128,13 @@ fn group_id(name: &str) -> anyhow::Result<Option<u32>> {
 }
 
 impl Daemon {
-    /// Puts a configuration in force. To be called inside the runtime. `verbose` counts the options `-v`.
-    ///
-    /// # Errors
-    /// What is wrong with the configuration's files.
-    pub fn new(config: Config, file: PathBuf, log: Log, verbose: u32) -> Result<Arc<Self>, SetupError> {
-        let numbers = Arc::new(Mutex::new(Numbers::default()));
-        let tracked = configure::tracked(&config.settings);
-        let Setup { config, directory, params, globals, tls_warnings, warnings } =
-            configure::build(config, &numbers, &tracked)?;
-        for warning in tls_warnings.into_iter().chain(warnings) {
+    /// Puts a first configuration in force. To be called inside the runtime. `numbers` and `tracked` are those it was built
+    /// with, `files` what has read it, `verbose` counts the options `-v`.
+    #[must_use]
+    pub fn new(boot: Boot, file: PathBuf, log: Log, verbose: u32) -> Arc<Self> {
+        let Boot { setup, numbers, tracked, files } = boot;
+        let Setup { config, directory, params, globals, tls_warnings, warnings } = setup;
+        for warning in tls_warnings.into_iter().chain(warnings).chain(files.warnings()) {
             tracing::warn!("{warning}");
         }
         let shared = Shared::new(Ids::default(), globals, params, Arc::clone(&directory) as _, ClientLimits::new());
@@ -147,11 +146,12 @@ impl Daemon {
             changing: Mutex::default(),
             running: Mutex::new(Running { config, directory: Arc::clone(&directory), file }),
             tracked,
+            files,
             log,
             verbose,
         });
         daemon.announce(&directory);
-        Ok(daemon)
+        daemon
     }
 
     fn announce(&self, directory: &ConfigDirectory) {
@@ -194,12 +194,12 @@ impl Daemon {
         let (old, file) = (self.config(), self.file());
         // A relative conffile means what it meant on the command line.
         let file = old.settings.conffile.get().map_or(file, PathBuf::from);
-        let (read, problems) = configure::read(&file)?;
+        let (read, problems) = configure::read(&file, &self.files)?;
         let plan = config::diff(&old, &read);
         let merged = config::apply_reload(&old, &read);
-        let setup = configure::build(merged, &self.numbers, &self.tracked)?;
-        for problem in problems {
-            tracing::warn!("{problem}");
+        let setup = configure::build(merged, &self.numbers, &self.tracked, &self.files)?;
+        for warning in problems.iter().map(ToString::to_string).chain(self.files.warnings()) {
+            tracing::warn!("{warning}");
         }
         for change in plan.needing_restart() {
             tracing::warn!("{} changed; the new value takes effect at the next start", change.name);
@@ -229,9 +229,9 @@ impl Daemon {
                 return Err(format!("invalid value \"{value}\" for parameter {key}: {key} wants {bad}"));
             }
         }
-        let running = self.shared.params();
-        let (setup, problem) =
-            configure::build_keeping_tls(config, &running, &self.numbers).map_err(|error| error.to_string())?;
+        let (running, directory) = (self.shared.params(), self.directory());
+        let (setup, problem) = configure::build_keeping(config, (&running, &directory), &self.numbers, &self.files)
+            .map_err(|error| error.to_string())?;
         self.put_in_force(setup, &old);
         if let Some(error) = &problem {
             tracing::error!("{error}");
