@@ -6,6 +6,7 @@ use std::sync::Arc;
 use nix::sys::signal::{SigSet, Signal as Sig};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::handover;
 use super::log;
 use super::run::Daemon;
 use super::shutdown::Phase;
@@ -71,7 +72,12 @@ fn reload(daemon: &Daemon) {
 }
 
 /// What becomes of a signal that ends the process; the only place where that is decided.
-fn end(daemon: &Daemon, name: &str, phase: Phase) {
+fn end(daemon: &Arc<Daemon>, name: &str, phase: Phase) {
+    if phase == Phase::WaitForClients && handover::leave::may_leave(daemon) {
+        tracing::info!("got {name}, asking the service manager whether this is a restart");
+        drop(tokio::spawn(handover::leave::on_terminate(Arc::clone(daemon))));
+        return;
+    }
     let ending_already = daemon.shutdown.phase() != Phase::Serving;
     let suspended = daemon.shared.pools.with(|registry, _, _| registry.mode()) == Mode::Suspended;
     let phase = match phase {

@@ -2,8 +2,8 @@
 //! must never know PostgreSQL, pools or settings.
 #![expect(unsafe_code, reason = "system calls; each block says why it is sound")]
 
-pub mod environment;
 pub mod descriptors;
+pub mod environment;
 pub mod process;
 
 use std::io;

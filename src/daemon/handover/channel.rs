@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -178,7 +178,8 @@ fn read(file: &File, len: u64) -> io::Result<Zeroizing<Vec<u8>>> {
 /// Where successors call.
 #[derive(Debug)]
 pub struct Desk {
-    socket: Socket,
+    path: PathBuf,
+    socket: Option<Socket>,
 }
 
 impl Desk {
@@ -186,7 +187,24 @@ impl Desk {
     ///
     /// # Errors
     /// Those of the file system and the kernel; [`io::ErrorKind::AddrInUse`] if another process waits there.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub fn open(path: PathBuf) -> io::Result<Self> {
+        let mut desk = Self { path, socket: None };
+        desk.reopen()?;
+        Ok(desk)
+    }
+
+    /// Opens it again if it was closed.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub fn reopen(&mut self) -> io::Result<()> {
+        if self.socket.is_none() {
+            self.socket = Some(Self::listen(&self.path)?);
+        }
+        Ok(())
+    }
+
+    fn listen(path: &Path) -> io::Result<Socket> {
         let is_abstract = path.as_os_str().as_encoded_bytes().starts_with(b"@");
         if !is_abstract && std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket()) {
             if Channel::call(path)?.is_some() {
@@ -201,7 +219,7 @@ impl Desk {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         }
         socket.listen(4)?;
-        Ok(Self { socket })
+        Ok(socket)
     }
 
     /// Waits for a caller.
@@ -209,13 +227,17 @@ impl Desk {
     /// # Errors
     /// The kernel's.
     pub fn wait(&self) -> io::Result<Channel> {
-        let (socket, _) = self.socket.accept()?;
+        let desk = self.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let (socket, _) = desk.accept()?;
         Ok(Channel { socket, peeks: false })
     }
 
-    /// Ends [`Self::wait`] in whatever thread.
-    pub fn close(&self) {
-        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+    /// Gives the place up, for somebody else to wait there.
+    pub fn close(&mut self) {
+        if self.socket.take().is_some() {
+            // In the abstract namespace there is no file.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 

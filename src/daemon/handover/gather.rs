@@ -45,13 +45,8 @@ impl Gathering {
     pub(super) async fn begin(daemon: &Arc<Daemon>, hold: Duration) -> Self {
         daemon.intake.close();
         let parcels = daemon.shared.freeze();
-        let mut gathering = Self {
-            daemon: Arc::clone(daemon),
-            parcels,
-            resting: Vec::new(),
-            idle: Vec::new(),
-            began: Instant::now(),
-        };
+        let mut gathering =
+            Self { daemon: Arc::clone(daemon), parcels, resting: Vec::new(), idle: Vec::new(), began: Instant::now() };
         gathering.collect(hold).await;
         gathering
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::unistd::Uid;
@@ -14,6 +15,7 @@ use super::gather::Gathering;
 use super::{HOLD, STORED_NAME, WORD_PATIENCE, manager};
 use crate::daemon::cli::VERSION_LINE;
 use crate::daemon::run::Daemon;
+use crate::daemon::service::store_max;
 use crate::daemon::shutdown::Phase;
 use crate::handover::dialogue::Message;
 use crate::handover::format::Versions;
@@ -31,6 +33,35 @@ const SPARE_IDS: u64 = 1 << 20;
 /// How long the service manager may take to start whoever takes over, beyond what a hand-over may last.
 const MANAGER_MARGIN: Duration = Duration::from_secs(10);
 
+/// Might what a SIGTERM announces be a restart, for which the service manager keeps what is left to it? Once only: a second
+/// SIGTERM means what it says.
+#[must_use]
+pub fn may_leave(daemon: &Daemon) -> bool {
+    let serving = daemon.shutdown.phase() == Phase::Serving;
+    serving && daemon.service.is_present() && store_max() > 0 && !daemon.leaving.swap(true, Ordering::Relaxed)
+}
+
+/// Leaves everything to the next process if the service manager is about to start one; else, or if that does not work,
+/// shuts down as SIGTERM wants it.
+pub async fn on_terminate(daemon: Arc<Daemon>) {
+    let restart = manager::is_restart().await;
+    if restart == Some(false) {
+        tracing::info!("got SIGTERM, shutting down, waiting for all clients disconnect");
+        return daemon.shutdown.advance(Phase::WaitForClients, &daemon.shared);
+    }
+    if restart.is_none() {
+        tracing::info!("the service manager does not tell whether this is a restart; it is taken for one");
+    }
+    tracing::info!("leaving clients and servers to the next process");
+    match to_store(&daemon).await {
+        Ok(()) => daemon.shutdown.advance(Phase::Now, &daemon.shared),
+        Err(error) => {
+            tracing::warn!("cannot leave anything to the next process, shutting down: {error}");
+            daemon.shutdown.advance(Phase::WaitForClients, &daemon.shared);
+        }
+    }
+}
+
 /// Leaves everything in the service manager's store. When this returns without an error nothing is left here and the
 /// process is to end.
 ///
@@ -38,7 +69,7 @@ const MANAGER_MARGIN: Duration = Duration::from_secs(10);
 /// Why not; then everything goes on as before.
 pub async fn to_store(daemon: &Arc<Daemon>) -> io::Result<()> {
     let began = Instant::now();
-    let patience = daemon.config().settings.handover_timeout.0;
+    let patience = daemon.config().settings.handover_timeout;
     loop {
         daemon.service.extend_timeout(patience.saturating_sub(began.elapsed()) + MANAGER_MARGIN);
         let mut gathering = Gathering::begin(daemon, HOLD).await;
@@ -107,14 +138,17 @@ fn offer(daemon: &Daemon, channel: &Channel, with_pidfile: bool) -> io::Result<(
 /// # Errors
 /// The place to wait at cannot be made.
 pub fn attend(daemon: &Arc<Daemon>, path: PathBuf) -> io::Result<()> {
-    let desk = Desk::open(&path)?;
+    let mut desk = Desk::open(path)?;
     let (daemon, runtime) = (Arc::clone(daemon), Handle::current());
     std::thread::Builder::new().name("hand-over".into()).spawn(move || {
         while let Ok(channel) = desk.wait() {
-            match converse(&daemon, &channel, &runtime, &path) {
+            match converse(&daemon, &channel, &runtime, &mut desk) {
                 Ok(true) => return,
                 Ok(false) => {}
                 Err(error) => tracing::warn!("a successor gave up, serving on: {error}"),
+            }
+            if let Err(error) = desk.reopen() {
+                return tracing::warn!("no successor will be able to take over (-R): {error}");
             }
         }
     })?;
@@ -122,7 +156,7 @@ pub fn attend(daemon: &Arc<Daemon>, path: PathBuf) -> io::Result<()> {
 }
 
 /// One successor, from its first word to the last client. True if this process has handed over and is to end.
-fn converse(daemon: &Arc<Daemon>, channel: &Channel, runtime: &Handle, path: &PathBuf) -> io::Result<bool> {
+fn converse(daemon: &Arc<Daemon>, channel: &Channel, runtime: &Handle, desk: &mut Desk) -> io::Result<bool> {
     channel.set_patience(WORD_PATIENCE)?;
     let user = channel.peer_user()?;
     if user != nix::unistd::geteuid().as_raw() && !Uid::from_raw(user).is_root() {
@@ -145,7 +179,7 @@ fn converse(daemon: &Arc<Daemon>, channel: &Channel, runtime: &Handle, path: &Pa
         other => return Err(io::Error::other(format!("unexpected {other:?}"))),
     }
     let mut gathering = runtime.block_on(Gathering::begin(daemon, HOLD));
-    match pass(channel, &mut gathering, SPARE_IDS) {
+    match pass(channel, &mut gathering, || desk.close()) {
         Ok((clients, servers)) => {
             tracing::info!(
                 "process {pid} has taken over with {clients} clients and {servers} servers, after {} ms at rest",
@@ -158,16 +192,16 @@ fn converse(daemon: &Arc<Daemon>, channel: &Channel, runtime: &Handle, path: &Pa
         }
     }
     // From here on there is no way back: the listeners are the successor's.
+    daemon.leaving.store(true, Ordering::Relaxed);
     lock(&daemon.listeners).hand_on();
     if let Some(pidfile) = lock(&daemon.pidfile).as_mut() {
         pidfile.pass_on();
     }
-    let _ = std::fs::remove_file(path);
     daemon.service.stopping("handed over to the next process");
     if let Err(error) = linger(daemon, channel, gathering, runtime) {
         tracing::warn!("the successor is gone, clients that were still here end: {error}");
     }
-    daemon.shutdown.advance(Phase::Now);
+    daemon.shutdown.advance(Phase::Now, &daemon.shared);
     Ok(true)
 }
 
@@ -186,38 +220,37 @@ fn objection(daemon: &Daemon, reader: Versions) -> Option<String> {
     })
 }
 
-/// Passes on what rests, if the successor understands it.
-fn pass(channel: &Channel, gathering: &mut Gathering, spare: u64) -> io::Result<(usize, usize)> {
-    let (state, sockets) = gathering.pack(spare);
+/// Passes on what rests, if the successor understands it. `last` is done before that is told that it is on its own.
+fn pass(channel: &Channel, gathering: &mut Gathering, last: impl FnOnce()) -> io::Result<(usize, usize)> {
+    let (state, sockets) = gathering.pack(SPARE_IDS);
     channel.say_state(&state, &sockets)?;
     match channel.hear()?.0 {
         Message::Adopted => {}
         other => return Err(io::Error::other(format!("unexpected {other:?}"))),
     }
+    last();
     channel.say(&Message::Go, &[])?;
     Ok(gathering.let_go())
 }
 
 /// Those who were busy come to rest one by one and follow. Who is still busy after handover_timeout is told to go.
-fn linger(
-    daemon: &Arc<Daemon>,
-    channel: &Channel,
-    mut gathering: Gathering,
-    runtime: &Handle,
-) -> io::Result<()> {
-    let deadline = Instant::now() + daemon.config().settings.handover_timeout.0;
+fn linger(daemon: &Arc<Daemon>, channel: &Channel, mut gathering: Gathering, runtime: &Handle) -> io::Result<()> {
+    let deadline = Instant::now() + daemon.config().settings.handover_timeout;
     while gathering.busy() > 0 && Instant::now() < deadline {
         runtime.block_on(gathering.next(deadline));
         if gathering.resting() > 0 {
-            pass(channel, &mut gathering, SPARE_IDS)?;
+            pass(channel, &mut gathering, || ())?;
         }
     }
     if gathering.busy_sessions() > 0 {
-        tracing::warn!("{} clients are busy for longer than handover_timeout and are told to go", gathering.busy_sessions());
+        tracing::warn!(
+            "{} clients are busy for longer than handover_timeout and are told to go",
+            gathering.busy_sessions()
+        );
     }
     runtime.block_on(gathering.dismiss_busy());
     if gathering.resting() > 0 {
-        pass(channel, &mut gathering, SPARE_IDS)?;
+        pass(channel, &mut gathering, || ())?;
     }
     channel.say(&Message::Done, &[])?;
     tracing::info!("everything is handed over, exiting; {VERSION_LINE}");

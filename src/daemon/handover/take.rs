@@ -2,14 +2,18 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context;
 use tokio::runtime::Handle;
 
 use super::channel::Channel;
 use super::{STORED_NAME, WORD_PATIENCE, path};
 use crate::config::Config;
 use crate::daemon::cli::VERSION_LINE;
+use crate::daemon::listeners::{Inherited, Listener};
+use crate::daemon::pidfile::{PidFile, PidFileError};
 use crate::daemon::run::Daemon;
 use crate::handover::dialogue::Message;
 use crate::handover::format::Versions;
@@ -17,58 +21,106 @@ use crate::handover::state::State;
 use crate::session::io::adopt::{Adopted, adopt};
 use crate::session::io::shared::lock;
 
-/// What there is to take over.
-#[derive(Debug)]
+/// What there is to take over: listeners, and perhaps clients and servers.
+#[derive(Debug, Default)]
 pub struct Legacy {
+    from: Option<Predecessor>,
+    listeners: Vec<Listener>,
+    /// The predecessor's pidfile, which it has locked.
+    pub pidfile: Option<OwnedFd>,
+    warnings: Vec<String>,
+}
+
+/// Whose clients and servers there are.
+#[derive(Debug)]
+struct Predecessor {
     channel: Channel,
     /// A process is at the other end.
     alive: bool,
-    /// The listeners, with their names.
-    pub listeners: Vec<(String, OwnedFd)>,
-    /// The predecessor's pidfile, which it has locked.
-    pub pidfile: Option<OwnedFd>,
 }
 
 impl Legacy {
-    /// What the service manager kept for us, if anything. A state that cannot be used is told of and forgotten.
-    #[must_use]
-    pub fn stored(others: Vec<(String, OwnedFd)>) -> Option<Self> {
-        let (_, descriptor) = others.into_iter().find(|(name, _)| name == STORED_NAME)?;
-        let open = || -> io::Result<Self> {
-            let mut channel = Channel::from_store(descriptor)?;
-            // Until this process is up everything stays where the next attempt finds it too.
-            channel.peek()?;
-            Self::offered(channel, false)
-        };
-        open().map_err(|error| tracing::error!("what the former process left cannot be used: {error}")).ok()
-    }
-
-    /// Asks the process that runs by this configuration to hand over (PgBouncer option `-R`). `None` if none runs.
+    /// What the service manager has for this process, and if `ask`, what the process has that runs by this configuration
+    /// (PgBouncer option `-R`; if none runs, this is an ordinary start). A stored state that cannot be used is told of and
+    /// forgotten.
     ///
     /// # Errors
-    /// It does not answer, or declines.
-    pub fn ask(config: &Config) -> anyhow::Result<Option<Self>> {
-        let Some(place) = path(config) else {
-            anyhow::bail!("-R needs unix_socket_dir, where the running process waits for its successor");
-        };
-        let Some(channel) = Channel::call(&place)? else { return Ok(None) };
-        channel.set_patience(WORD_PATIENCE)?;
-        let versions = (Versions::OWN.oldest, Versions::OWN.newest);
-        channel.say(&Message::Hello { versions, program: VERSION_LINE.to_owned(), pid: std::process::id() }, &[])?;
-        Ok(Some(Self::offered(channel, true)?))
+    /// The running process does not answer, or declines.
+    pub fn find(inherited: Inherited, config: &Config, ask: bool) -> anyhow::Result<Self> {
+        let Inherited { listeners, others, warnings } = inherited;
+        let mut legacy = Self { from: None, listeners, pidfile: None, warnings };
+        if let Some((_, descriptor)) = others.into_iter().find(|(name, _)| name == STORED_NAME) {
+            if let Err(error) = legacy.open_stored(descriptor) {
+                legacy.warnings.push(format!("what the former process left cannot be used: {error}"));
+            }
+        } else if ask {
+            let Some(place) = path(config) else {
+                anyhow::bail!("-R needs unix_socket_dir, where the running process waits for its successor");
+            };
+            let call = || -> io::Result<Option<Channel>> {
+                let Some(channel) = Channel::call(&place)? else { return Ok(None) };
+                channel.set_patience(WORD_PATIENCE)?;
+                let (versions, program) = ((Versions::OWN.oldest, Versions::OWN.newest), VERSION_LINE.to_owned());
+                channel.say(&Message::Hello { versions, program, pid: std::process::id() }, &[])?;
+                Ok(Some(channel))
+            };
+            match call().with_context(|| format!("cannot ask the running process at {}", place.display()))? {
+                Some(channel) => legacy.hear_offer(channel, true)?,
+                None => tracing::info!("old process not found, try to continue normally"),
+            }
+        }
+        Ok(legacy)
     }
 
-    fn offered(channel: Channel, alive: bool) -> io::Result<Self> {
+    fn open_stored(&mut self, descriptor: OwnedFd) -> io::Result<()> {
+        let mut channel = Channel::from_store(descriptor)?;
+        // Until this process is up everything stays where the next attempt finds it too.
+        channel.peek()?;
+        self.hear_offer(channel, false)
+    }
+
+    fn hear_offer(&mut self, channel: Channel, alive: bool) -> io::Result<()> {
         match channel.hear()? {
-            (Message::Offer { listeners, pidfile, .. }, mut descriptors) => {
-                let pidfile = if pidfile { descriptors.pop() } else { None };
-                let listeners = listeners.into_iter().zip(descriptors).collect();
-                Ok(Self { channel, alive, listeners, pidfile })
+            (Message::Offer { pidfile, .. }, mut descriptors) => {
+                self.pidfile = if pidfile { descriptors.pop() } else { None };
+                for descriptor in descriptors {
+                    match Listener::left_behind(descriptor) {
+                        // A socket of the service manager comes both ways.
+                        Ok(listener) if self.listeners.iter().any(|known| known.name() == listener.name()) => {}
+                        Ok(listener) => self.listeners.push(listener),
+                        Err(reason) => {
+                            self.warnings.push(format!("a listener of the former process is closed: {reason}"))
+                        }
+                    }
+                }
+                self.from = Some(Predecessor { channel, alive });
+                Ok(())
             }
             (Message::Decline { reason }, _) => {
-                Err(io::Error::other(format!("the running process does not hand over: {reason}")))
+                Err(io::Error::other(format!("the running process serves on and does not hand over: {reason}")))
             }
             (other, _) => Err(io::Error::other(format!("unexpected {other:?}"))),
+        }
+    }
+
+    /// The listeners.
+    pub fn take_listeners(&mut self) -> Vec<Listener> {
+        std::mem::take(&mut self.listeners)
+    }
+
+    /// What was wrong, for the log.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// The pidfile: the predecessor's if that comes along, else a new one.
+    ///
+    /// # Errors
+    /// Those of [`PidFile`].
+    pub fn pidfile(&mut self, path: &Path) -> Result<PidFile, PidFileError> {
+        match self.pidfile.take() {
+            Some(locked) => PidFile::inherit(locked, path),
+            None => PidFile::create(path),
         }
     }
 
@@ -76,11 +128,20 @@ impl Legacy {
     ///
     /// # Errors
     /// The predecessor has not let go: it serves on, and this process must not.
-    pub fn take_over(mut self, daemon: &Arc<Daemon>) -> anyhow::Result<()> {
-        if !self.alive {
-            self.inherit(daemon);
-            return Ok(());
+    pub fn take_over(self, daemon: &Arc<Daemon>) -> anyhow::Result<()> {
+        match self.from {
+            Some(mut predecessor) if !predecessor.alive => {
+                predecessor.inherit(daemon);
+                Ok(())
+            }
+            Some(predecessor) => predecessor.take_over(daemon),
+            None => Ok(()),
         }
+    }
+}
+
+impl Predecessor {
+    fn take_over(self, daemon: &Arc<Daemon>) -> anyhow::Result<()> {
         self.channel.say(&Message::Ready, &[])?;
         if !self.receive(daemon)? {
             anyhow::bail!("the running process ended the hand-over");
@@ -92,7 +153,7 @@ impl Legacy {
         let (daemon, runtime) = (Arc::clone(daemon), Handle::current());
         std::thread::Builder::new().name("hand-over".into()).spawn(move || {
             let _inside = runtime.enter();
-            let patience = daemon.config().settings.handover_timeout.0 + WORD_PATIENCE;
+            let patience = daemon.config().settings.handover_timeout + WORD_PATIENCE;
             let outcome = self.channel.set_patience(patience).and_then(|()| {
                 while self.receive(&daemon)? {}
                 Ok(())
