@@ -187,7 +187,9 @@ impl Adopter<'_> {
             other => {
                 let fault = other.and_then(|r| r.as_ref().err().cloned());
                 let fault = fault.unwrap_or_else(|| Fault::fatal(Culprit::Us, "database removed"));
-                server_stream.map(goodbye);
+                if let Some(stream) = server_stream {
+                    goodbye(stream);
+                }
                 adopted.refused.push((stream, fault, format!("C-{:#x}: {}/{}", entry.id, entry.database, entry.user)));
                 return Ok(());
             }
