@@ -7,8 +7,10 @@ mod line;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::{File, OpenOptions};
+use std::future::poll_fn;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -31,6 +33,23 @@ pub const FATAL: &str = "fatal";
 
 /// From this verbosity on, events of the libraries are logged too.
 const LIBRARIES_VERBOSITY: u32 = 3;
+
+thread_local! {
+    /// Is this thread at work for something that must leave no trace?
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does the work without a line in the log. (A dispatcher of tracing's own would not do: it would decide for everybody whether
+/// a place that logs is enabled, if it came there first.)
+pub fn quietly<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
+    let mut work = Box::pin(work);
+    poll_fn(move |cx| {
+        let before = QUIET.replace(true);
+        let polled = work.as_mut().poll(cx);
+        QUIET.set(before);
+        polled
+    })
+}
 
 /// Log why the process cannot go on. The caller ends it.
 pub fn fatal(reason: &dyn fmt::Display) {
@@ -217,6 +236,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        if QUIET.get() {
+            return;
+        }
         let sinks = self.shared.sinks();
         let use_journal = match sinks.form {
             LogFormat::Journald => true,

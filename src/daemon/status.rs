@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use tracing::Dispatch;
-use tracing::instrument::WithSubscriber;
 
 use super::console::activity;
+use super::log::quietly;
 use super::run::Daemon;
 use super::service::{Role, Standing, status_line};
 use super::shutdown::Phase;
@@ -72,8 +71,7 @@ impl Daemon {
         let inside = handle.clone();
         let admit = move |stream: tokio::net::UnixStream| {
             // A client like any other, but for the log, which it would fill.
-            let client = Arc::clone(&daemon).attend(stream.into());
-            inside.spawn(client.with_subscriber(Dispatch::none()));
+            inside.spawn(quietly(Arc::clone(&daemon).attend(stream.into())));
         };
         Watchdog::start(wanted, Arc::clone(workers), handle, Arc::clone(&self.service), admit).map(Some)
     }

@@ -103,6 +103,7 @@ impl Watchdog {
             health: Arc::clone(&health),
             admit,
             bad_rounds: 0,
+            told: false,
         };
         let until = Arc::clone(&over);
         let run = move || {
@@ -146,6 +147,7 @@ struct Watch<A> {
     health: Arc<Health>,
     admit: A,
     bad_rounds: u32,
+    told: bool,
 }
 
 impl<A: Fn(tokio::net::UnixStream)> Watch<A> {
@@ -161,12 +163,15 @@ impl<A: Fn(tokio::net::UnixStream)> Watch<A> {
         let stuck = self.judge.stuck(began, &Sample::take(&self.handle.metrics(), &self.workers));
         let probed = self.probe(quarter);
         absent |= Time::now().since(began) > quarter * 2;
+        // That has been seen in several rounds already.
+        let certain = stuck.is_some();
         let trouble =
             stuck.or_else(|| probed.err().map(|e| format!("a probe by the way that clients take failed: {e}")));
         match trouble {
             None => {
                 self.health.good(began);
                 self.service.alive();
+                self.told = false;
                 if std::mem::take(&mut self.bad_rounds) > 0 {
                     tracing::warn!("watchdog: all is well again");
                 }
@@ -174,11 +179,13 @@ impl<A: Fn(tokio::net::UnixStream)> Watch<A> {
             Some(_) if absent => {}
             Some(trouble) => {
                 self.bad_rounds += 1;
-                match self.bad_rounds {
-                    1 => tracing::error!("watchdog: {trouble}"),
-                    // Sooner than the service manager would find out: the clients are waiting.
-                    2 => self.service.stuck(),
-                    _ => {}
+                if self.bad_rounds == 1 {
+                    tracing::error!("watchdog: {trouble}");
+                }
+                if (certain || self.bad_rounds == 2) && !self.told {
+                    // Sooner than the service manager would find out: clients are waiting.
+                    self.told = true;
+                    self.service.stuck();
                 }
             }
         }
