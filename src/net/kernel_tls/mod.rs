@@ -21,6 +21,7 @@ pub use probe::Support;
 pub(super) use change::{Prepared, prepare};
 pub(super) use stream::KernelStream;
 
+use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -37,7 +38,7 @@ pub enum TlsRole {
 }
 
 /// What must travel beside the descriptor of a connection whose TLS is the kernel's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct KernelTlsState {
     /// Which side we are.
     pub role: TlsRole,
@@ -48,6 +49,29 @@ pub struct KernelTlsState {
     pub suite: u16,
     /// What was decrypted and not yet read by us: the first bytes that the connection gives.
     pub unread: Vec<u8>,
+}
+
+impl KernelTlsState {
+    /// Version and cipher as kernels know them. `None`: they do not, or the two do not belong together.
+    fn kernel_names(&self) -> Option<(Version, Cipher)> {
+        let version = Version::of(self.protocol.into())?;
+        // TLS 1.3 has suites of its own (RFC 8446, B.4).
+        let is_tls13_suite = self.suite >> 8 == 0x13;
+        (is_tls13_suite == (version == Version::Tls13)).then_some((version, Cipher::of(self.suite.into())?))
+    }
+}
+
+impl fmt::Debug for KernelTlsState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { role, protocol, suite, unread } = self;
+        f.debug_struct("KernelTlsState")
+            .field("role", role)
+            .field("protocol", protocol)
+            .field("suite", suite)
+            // What a peer sent is nobody's business.
+            .field("unread_len", &unread.len())
+            .finish()
+    }
 }
 
 /// In what form a stream can be passed to another process.

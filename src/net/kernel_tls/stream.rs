@@ -71,8 +71,8 @@ impl KernelStream {
     /// A descriptor that another process has given to the kernel. It is believed only as far as the kernel confirms it: to
     /// write to a socket without TLS what is meant for TLS must be impossible.
     pub(in crate::net) fn adopt(descriptor: OwnedFd, state: KernelTlsState) -> io::Result<Self> {
-        let version = Version::of(state.protocol.into()).ok_or_else(|| invalid("unknown version of TLS"))?;
-        let cipher = Cipher::of(state.suite.into()).ok_or_else(|| invalid("unknown cipher suite"))?;
+        let unknown = || invalid("a version or cipher suite of TLS that kernel TLS does not have");
+        let (version, cipher) = state.kernel_names().ok_or_else(unknown)?;
         for direction in [sys::KernelTlsDirection::Send, sys::KernelTlsDirection::Receive] {
             let found = sys::kernel_tls_parameters(&descriptor, direction).map_err(|error| {
                 io::Error::new(error.kind(), format!("the socket has no kernel TLS in both directions: {error}"))

@@ -80,14 +80,16 @@ fn connecting() -> (Arc<ClientConfig>, ServerName<'static>) {
 struct Peer {
     tcp: TcpStream,
     session: ClientConnection,
-    /// Every byte that came.
+    /// Every byte that came, and what of the data in it has not been asked for.
     seen: Vec<u8>,
+    unread: Vec<u8>,
 }
 
 impl Peer {
     async fn connect(tcp: TcpStream) -> Self {
         let (config, name) = connecting();
-        let mut peer = Self { tcp, session: ClientConnection::new(config, name).unwrap(), seen: Vec::new() };
+        let session = ClientConnection::new(config, name).unwrap();
+        let mut peer = Self { tcp, session, seen: Vec::new(), unread: Vec::new() };
         while peer.session.is_handshaking() || peer.session.wants_write() {
             let ready = peer.sealed();
             peer.tcp.write_all(&ready).await.unwrap();
@@ -136,20 +138,17 @@ impl Peer {
         while !rest.is_empty() {
             self.session.read_tls(&mut rest).unwrap();
             self.session.process_new_packets().unwrap();
+            // Ends with WouldBlock when there is no more.
+            let _ = self.session.reader().read_to_end(&mut self.unread);
         }
         n
     }
 
     async fn receive(&mut self, len: usize) -> Vec<u8> {
-        let mut got = Vec::new();
-        while got.len() < len {
-            let mut piece = vec![0; len - got.len()];
-            match self.session.reader().read(&mut piece) {
-                Ok(n) if n > 0 => got.extend_from_slice(&piece[..n]),
-                _ => assert!(self.read().await > 0, "our end hung up"),
-            }
+        while self.unread.len() < len {
+            assert!(self.read().await > 0, "our end hung up");
         }
-        got
+        self.unread.drain(..len).collect()
     }
 
     /// Waits for the end, and tells whether TLS ended first.

@@ -40,7 +40,8 @@ async fn successor() {
     let unread = unread.map(|hex| u8::from_str_radix(std::str::from_utf8(hex).unwrap(), 16).unwrap()).collect();
     let descriptor = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     let state = KernelTlsState { role: TlsRole::Server, protocol, suite, unread };
-    let wrong = KernelTlsState { suite: if suite == 0x1301 { 0x1302 } else { 0x1301 }, ..state.clone() };
+    let other = if protocol == 0x0304 { (0x0303, 0xc02b) } else { (0x0304, 0x1301) };
+    let wrong = KernelTlsState { protocol: other.0, suite: other.1, ..state.clone() };
     let error = Stream::from_kernel_tls(descriptor.try_clone().unwrap(), wrong).unwrap_err();
     assert!(error.to_string().contains("another version or cipher"), "{error}");
 
@@ -196,6 +197,76 @@ async fn a_half_closed_connection_is_refused_before_anything_is_lost() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(attempt(&mut stream), Err(WhyNot::Closing));
     assert_eq!(read(&mut stream, 7).await, b"and out");
+}
+
+/// The event loop tells of what comes, and a socket that has several records keeps telling: else a client would wait for ever.
+async fn everything_that_has_come_is_read() {
+    for round in 0..50 {
+        let (mut stream, mut peer) = pair("secure", "").await;
+        converted(&mut stream);
+        let (one, two) = (peer.seal(&data(3000)), peer.seal(&data(20)));
+        peer.session.send_close_notify();
+        let end = peer.sealed();
+        // Some of it while we wait, and some before we look.
+        let (first, rest) = if round % 2 == 0 { (one, [two, end].concat()) } else { ([one, two].concat(), end) };
+        let mut got = Vec::new();
+        let mut bytes = vec![0; 64 * 1024];
+        let receiving = async {
+            loop {
+                let n = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut bytes)).await.unwrap().unwrap();
+                got.extend_from_slice(&bytes[..n]);
+                if n == 0 {
+                    return;
+                }
+            }
+        };
+        let (_, peer) = tokio::join!(receiving, async {
+            peer.raw(&first).await;
+            peer.tcp.write_all(&rest).await.unwrap();
+            peer
+        });
+        drop(peer);
+        assert_eq!(got, [data(3000), data(20)].concat());
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a kernel with TLS: tests/kernel_tls/run"]
+async fn everything_that_has_come_is_read_on_one_thread() {
+    everything_that_has_come_is_read().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a kernel with TLS: tests/kernel_tls/run"]
+async fn everything_that_has_come_is_read_on_two_threads() {
+    tokio::spawn(everything_that_has_come_is_read()).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a kernel with TLS: tests/kernel_tls/run"]
+async fn much_goes_through_both_ways_at_once() {
+    let (mut stream, mut peer) = pair("secure", "").await;
+    // The change happens in the middle of it, with the sockets full.
+    let sent = data(3_000_000);
+    let ours = async {
+        for piece in sent.chunks(1_000_000) {
+            write(&mut stream, piece).await;
+            let support = Support::probe().unwrap();
+            let change = std::future::poll_fn(|cx| match stream.try_kernel_tls(&support, cx) {
+                Err(why) if why.is_temporary() => std::task::Poll::Pending,
+                result => std::task::Poll::Ready(result),
+            });
+            assert_eq!(change.await, Ok(()));
+        }
+        read(&mut stream, 2_000_000).await
+    };
+    let theirs = async {
+        let got = peer.receive(sent.len()).await;
+        peer.send(&sent[..2_000_000]).await;
+        got
+    };
+    let (to_us, from_us) = tokio::join!(ours, theirs);
+    assert!(from_us == sent && to_us == sent[..2_000_000]);
 }
 
 /// A second implementation at the other end: OpenSSL.
