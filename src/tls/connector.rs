@@ -147,6 +147,8 @@ fn client_config(
     };
     // PostgreSQL never resumes; and a resumed session would not show its certificate to the verifier again.
     config.resumption = Resumption::disabled();
+    // For a hand-over, where TLS goes from the library to the kernel (net/kernel_tls). It costs nothing before.
+    config.enable_secret_extraction = true;
     Ok((config, warnings))
 }
 
