@@ -122,7 +122,7 @@ fn serve(
 }
 
 /// Servers that the configured databases may have together.
-fn most_servers(config: &Config) -> u64 {
+pub(super) fn most_servers(config: &Config) -> u64 {
     config.databases.values().map(|database| u64::from(config.pool_size(database, None))).sum()
 }
 

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::open::connect_for;
+use super::connect::connect_for;
 use super::shared::{Shared, lock};
 use crate::ids::{ClientId, PoolId, ServerId};
 use crate::wire::startup::{CancelKey, put_cancel};
@@ -84,7 +84,8 @@ async fn carry(shared: &Arc<Shared>, pool: PoolId, request: ClientId, target: Se
     let Some((place, key)) = info.cancel_address() else { return };
     let route = context.route();
     let name = route.database.hosts.iter().find(|h| h.target == place).map_or("", |h| h.name.as_str());
-    let mut stream = match connect_for(&shared.params(), &place, name).await {
+    let params = shared.params();
+    let mut stream = match connect_for(&params.tcp, &params.connector, &place, name).await {
         Ok(stream) => stream,
         Err(reason) => {
             tracing::warn!("cancel request {request} for {info} failed: {reason}");

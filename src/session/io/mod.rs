@@ -4,6 +4,7 @@
 
 pub mod cancel;
 pub mod client;
+pub mod connect;
 pub mod host;
 pub mod login;
 pub mod open;
