@@ -163,7 +163,7 @@ pub fn check(file: &Path, quiet: bool) -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn inspect(role: FileRole, bytes: &[u8]) -> Vec<Finding> {
+pub(super) fn inspect(role: FileRole, bytes: &[u8]) -> Vec<Finding> {
     match role {
         FileRole::Users => {
             let (_, warnings) = UserList::parse(bytes);
