@@ -187,7 +187,11 @@ fn tls_file(setting: &str, path: &str, files: &Files) -> Result<Option<Zeroizing
     files.read(Path::new(path), kind).map(Zeroizing::new).map(Some).map_err(describe)
 }
 
-fn acceptor(
+/// TLS towards clients; `None` if it is switched off. What should be logged is added to `warnings`.
+///
+/// # Errors
+/// [`SetupError::Tls`].
+pub(super) fn acceptor(
     settings: &Settings,
     files: &Files,
     warnings: &mut Vec<String>,
@@ -219,7 +223,15 @@ fn acceptor(
     Ok(Some(Arc::new(acceptor)))
 }
 
-fn connector(settings: &Settings, files: &Files, warnings: &mut Vec<String>) -> Result<Connector, SetupError> {
+/// TLS towards servers. What should be logged is added to `warnings`.
+///
+/// # Errors
+/// [`SetupError::Tls`].
+pub(super) fn connector(
+    settings: &Settings,
+    files: &Files,
+    warnings: &mut Vec<String>,
+) -> Result<Connector, SetupError> {
     let sslmode = tls_mode(settings.server_tls_sslmode);
     let (mut cert, mut key, mut ca) = (None, None, None);
     if sslmode != SslMode::Disable {
@@ -300,20 +312,25 @@ fn params(
         login_notify_message: settings.login_notify_message.clone(),
         ignored_startup_parameters: settings.ignore_startup_parameters.iter().map(str::to_owned).collect(),
         tracked: Arc::clone(tracked),
-        tcp: TcpOptions {
-            keepalive: settings.tcp_keepalive,
-            keepidle_s: settings.tcp_keepidle,
-            keepintvl_s: settings.tcp_keepintvl,
-            keepcnt: settings.tcp_keepcnt,
-            user_timeout_ms: settings.tcp_user_timeout,
-            socket_buffer_len: settings.tcp_socket_buffer,
-        },
+        tcp: tcp_options(settings),
         connector,
         log: LogParams {
             connections: settings.log_connections,
             disconnections: settings.log_disconnections,
             pooler_errors: settings.log_pooler_errors,
         },
+    }
+}
+
+/// Options of TCP sockets on both sides.
+pub(super) fn tcp_options(settings: &Settings) -> TcpOptions {
+    TcpOptions {
+        keepalive: settings.tcp_keepalive,
+        keepidle_s: settings.tcp_keepidle,
+        keepintvl_s: settings.tcp_keepintvl,
+        keepcnt: settings.tcp_keepcnt,
+        user_timeout_ms: settings.tcp_user_timeout,
+        socket_buffer_len: settings.tcp_socket_buffer,
     }
 }
 

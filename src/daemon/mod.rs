@@ -7,6 +7,7 @@ pub mod cli;
 pub mod configure;
 pub mod console;
 pub mod directory;
+pub mod doctor;
 pub mod files;
 pub mod handover;
 pub mod intake;

@@ -249,7 +249,7 @@ fn descriptors(config: &Config) -> (u64, u64) {
 }
 
 /// Servers that the configured databases may have together.
-fn most_servers(config: &Config) -> u64 {
+pub(super) fn most_servers(config: &Config) -> u64 {
     config.databases.values().map(|database| u64::from(config.pool_size(database, None))).sum()
 }
 
@@ -290,7 +290,7 @@ pub fn check(file: &Path, quiet: bool) -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn inspect(role: FileRole, bytes: &[u8]) -> Vec<Finding> {
+pub(super) fn inspect(role: FileRole, bytes: &[u8]) -> Vec<Finding> {
     match role {
         FileRole::Users => {
             let (_, warnings) = UserList::parse(bytes);

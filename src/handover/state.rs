@@ -128,6 +128,18 @@ pub struct PassThrough {
     pub iterations: u32,
 }
 
+/// TLS that the kernel does on a socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tls {
+    /// The version as it stands on the wire.
+    pub protocol: u16,
+    /// The cipher suite's number.
+    pub suite: u16,
+    /// What was decrypted and not read.
+    pub unread: Bytes,
+}
+
 /// A key of the protocol's BackendKeyData.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -177,8 +189,8 @@ pub struct Server {
     pub values: u32,
     /// Its statements by number, the least recently used first.
     pub statements: Vec<u64>,
-    /// `version/cipher` if the kernel does TLS on the socket; empty without TLS.
-    pub tls: String,
+    /// TLS, if there is any.
+    pub tls: Option<Tls>,
 }
 
 /// A client between two frames.
@@ -201,8 +213,8 @@ pub struct Client {
     pub request_at: u64,
     /// `application_name` at login.
     pub application_name: String,
-    /// `version/cipher` if the kernel does TLS on the socket; empty without TLS.
-    pub tls: String,
+    /// TLS, if there is any.
+    pub tls: Option<Tls>,
     /// The key that it was given.
     pub key: Option<Key>,
     /// Its tracked parameters: a place in [`State::values`].

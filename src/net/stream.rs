@@ -146,20 +146,14 @@ impl Stream {
     ///
     /// # Errors
     /// It is none that a stream can be, or the runtime cannot take it.
-    pub fn from_descriptor(descriptor: std::os::fd::OwnedFd) -> io::Result<Self> {
+    pub fn from_descriptor(descriptor: OwnedFd) -> io::Result<Self> {
         let socket = socket2::Socket::from(descriptor);
         socket.set_nonblocking(true)?;
         if socket.local_addr()?.is_unix() {
-            let socket = std::os::unix::net::UnixStream::from(std::os::fd::OwnedFd::from(socket));
+            let socket = std::os::unix::net::UnixStream::from(OwnedFd::from(socket));
             return Ok(UnixStream::from_std(socket)?.into());
         }
         Ok(TcpStream::from_std(socket.into())?.into())
-    }
-
-    /// Is nothing between us and the socket?
-    #[must_use]
-    pub fn is_plain(&self) -> bool {
-        matches!(self, Self::Plain(raw) if raw.prefix.is_empty())
     }
 
     /// Must written bytes be flushed to be sure that they leave?

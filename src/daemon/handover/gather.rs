@@ -11,12 +11,12 @@ use tokio::time::{Instant, timeout_at};
 use crate::config::print::to_toml;
 use crate::daemon::cli::VERSION_LINE;
 use crate::daemon::run::Daemon;
-use crate::fault::{Culprit, Fault};
 use crate::handover::state::{Bytes, State};
 use crate::ids::ClientId;
+use crate::net::kernel_tls::Support;
 use crate::pool::io::Idle;
 use crate::pool::{Mode, Standing};
-use crate::session::io::freeze::{Parcel, Verdict};
+use crate::session::io::freeze::{Parcel, Verdict, cannot_move};
 use crate::session::io::parcel::Packer;
 use crate::session::io::roster::Ending;
 use crate::session::io::server::Server;
@@ -36,7 +36,8 @@ pub(super) struct Gathering {
     daemon: Arc<Daemon>,
     parcels: UnboundedReceiver<Parcel>,
     resting: Vec<Parcel>,
-    idle: Vec<(Standing, Box<Server>)>,
+    /// Idle servers, and whether they are packed.
+    idle: Vec<(Standing, Box<Server>, bool)>,
     began: Instant,
 }
 
@@ -44,7 +45,11 @@ impl Gathering {
     /// Lets nobody in, gives no server out, and waits until every session rests, `hold` at most.
     pub(super) async fn begin(daemon: &Arc<Daemon>, hold: Duration) -> Self {
         daemon.intake.close();
-        let parcels = daemon.shared.freeze();
+        let support = kernel_tls(daemon).await;
+        if let Err(reason) = &support {
+            dismiss_tls(daemon, reason).await;
+        }
+        let parcels = daemon.shared.freeze(support.ok().flatten());
         let mut gathering =
             Self { daemon: Arc::clone(daemon), parcels, resting: Vec::new(), idle: Vec::new(), began: Instant::now() };
         gathering.collect(hold).await;
@@ -100,9 +105,7 @@ impl Gathering {
         let resting: HashSet<ClientId> = self.resting.iter().map(Parcel::client).collect();
         for client in self.daemon.shared.roster.clients() {
             if client.pool().is_some() && !resting.contains(&client.id) {
-                let text = "terminating connection due to administrator command";
-                let fault = Fault::fatal(Culprit::Us, text).with_sqlstate("57P01");
-                client.end(Ending { fault, at_once: true });
+                client.end(Ending { fault: cannot_move(), at_once: true });
             }
         }
         self.collect(FAREWELL).await;
@@ -111,10 +114,14 @@ impl Gathering {
     /// Writes down all that rests. The sockets stay good until [`Self::call_off`] or [`Self::let_go`]. `spare`: so many ids
     /// and statement numbers stay reserved for those who are still busy here.
     pub(super) fn pack(&mut self, spare: u64) -> (State, Vec<RawFd>) {
-        self.idle.extend(self.daemon.shared.pools.take_idle());
+        let taken = self.daemon.shared.pools.take_idle();
+        self.idle.extend(taken.into_iter().map(|(standing, server)| (standing, server, false)));
         let mut packer = Packer::new(&self.daemon.shared, VERSION_LINE);
-        for (standing, server) in self.idle.iter().filter(|(_, server)| server.is_at_rest()) {
-            packer.put_server(&server.part(*standing));
+        for (standing, server, passable) in &mut self.idle {
+            *passable = server.is_passable(&self.daemon.shared);
+            if *passable {
+                packer.put_server(&server.part(*standing));
+            }
         }
         for parcel in &mut self.resting {
             packer.put(parcel);
@@ -131,7 +138,7 @@ impl Gathering {
     /// The successor did not come: all go on.
     pub(super) fn call_off(self) {
         let shared = &self.daemon.shared;
-        shared.pools.put_idle(self.idle.into_iter().map(|(_, server)| server).collect());
+        shared.pools.put_idle(self.idle.into_iter().map(|(_, server, _)| server).collect());
         shared.thaw();
         for parcel in self.resting {
             parcel.decide(Verdict::GoOn);
@@ -143,10 +150,11 @@ impl Gathering {
     pub(super) fn let_go(&mut self) -> (usize, usize) {
         let shared = &self.daemon.shared;
         let (mut clients, mut servers) = (0, 0);
-        for (_, mut server) in self.idle.drain(..) {
-            servers += 1;
+        for (_, mut server, passable) in self.idle.drain(..) {
             let id = server.id();
-            if !server.is_at_rest() {
+            if passable {
+                servers += 1;
+            } else {
                 server.say_goodbye();
             }
             shared.pools.with(|registry, now, out| registry.server_gone(now, id, out));
@@ -157,6 +165,51 @@ impl Gathering {
             parcel.decide(Verdict::Gone);
         }
         (clients, servers)
+    }
+}
+
+/// What the kernel can do of TLS; `None` if nobody needs it.
+///
+/// # Errors
+/// It cannot, and somebody needs it.
+async fn kernel_tls(daemon: &Daemon) -> Result<Option<Support>, String> {
+    let roster = &daemon.shared.roster;
+    let needed =
+        roster.clients().iter().any(|c| !c.tls.is_empty()) || roster.servers().iter().any(|s| !s.tls.is_empty());
+    if !needed {
+        return Ok(None);
+    }
+    let probe = tokio::task::spawn_blocking(Support::probe).await;
+    probe.unwrap_or_else(|error| Err(error.to_string())).map(Some)
+}
+
+/// Connections with TLS cannot be passed on: whoever needs one is told to go, as soon as its transaction is over.
+async fn dismiss_tls(daemon: &Daemon, reason: &str) {
+    let roster = &daemon.shared.roster;
+    let stuck: Vec<_> = roster
+        .clients()
+        .into_iter()
+        .filter(|client| {
+            let by_server = || client.link().and_then(|id| roster.server(id)).is_some_and(|s| !s.tls.is_empty());
+            client.pool().is_some() && (!client.tls.is_empty() || (client.keeps_server() && by_server()))
+        })
+        .collect();
+    if stuck.is_empty() {
+        return;
+    }
+    tracing::warn!("{} clients with TLS cannot be passed on and are told to connect again: {reason}", stuck.len());
+    for client in &stuck {
+        client.end(Ending { fault: cannot_move(), at_once: false });
+    }
+    let deadline = Instant::now() + daemon.config().settings.handover_timeout;
+    loop {
+        let departure = roster.departure();
+        if !stuck.iter().any(|client| roster.client(client.id).is_some()) {
+            return;
+        }
+        if timeout_at(deadline, departure).await.is_err() {
+            return;
+        }
     }
 }
 

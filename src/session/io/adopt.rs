@@ -18,6 +18,7 @@ use crate::handover::state::{self, State};
 use crate::ids::{ClientId, ServerId};
 use crate::net::buffer::Buffer;
 use crate::net::dial::Target;
+use crate::net::kernel_tls::{KernelTlsState, TlsRole};
 use crate::net::stream::Stream;
 use crate::pool::Standing;
 use crate::prepared::Statement;
@@ -127,13 +128,19 @@ impl Adopter<'_> {
         self.values.get(place as usize).cloned().unwrap_or_default()
     }
 
-    fn take_stream(&mut self, place: u32) -> io::Result<Stream> {
-        let socket = self.sockets.get_mut(place as usize).and_then(Option::take);
-        Stream::from_descriptor(socket.ok_or(io::ErrorKind::NotFound)?)
+    fn take_stream(&mut self, place: u32, role: TlsRole, tls: Option<&state::Tls>) -> io::Result<Stream> {
+        let socket = self.sockets.get_mut(place as usize).and_then(Option::take).ok_or(io::ErrorKind::NotFound)?;
+        match tls {
+            None => Stream::from_descriptor(socket),
+            Some(state::Tls { protocol, suite, unread }) => {
+                let unread = unread.0.clone();
+                Stream::from_kernel_tls(socket, KernelTlsState { role, protocol: *protocol, suite: *suite, unread })
+            }
+        }
     }
 
     fn idle_server(&mut self, entry: &state::Server) -> io::Result<Option<(Box<Server>, Standing)>> {
-        let stream = self.take_stream(entry.descriptor)?;
+        let stream = self.take_stream(entry.descriptor, TlsRole::Client, entry.tls.as_ref())?;
         let Some(Ok(home)) = self.pools.get(entry.pool as usize) else {
             goodbye(stream);
             return Ok(None);
@@ -156,7 +163,7 @@ impl Adopter<'_> {
             home.route.server_user.clone(),
             stream.peer(),
             stream.local_addr(),
-            entry.tls.clone(),
+            super::login::tls_text(&stream),
             cancel,
         );
         let info = Arc::new(info.with_connected_at(Time(entry.connected_at)));
@@ -180,8 +187,10 @@ impl Adopter<'_> {
         server: Option<&state::Server>,
         adopted: &mut Adopted,
     ) -> io::Result<()> {
-        let stream = self.take_stream(entry.descriptor)?;
-        let server_stream = server.map(|server| self.take_stream(server.descriptor)).transpose()?;
+        let stream = self.take_stream(entry.descriptor, TlsRole::Server, entry.tls.as_ref())?;
+        let of_server =
+            |server: &state::Server| self.take_stream(server.descriptor, TlsRole::Client, server.tls.as_ref());
+        let server_stream = server.map(of_server).transpose()?;
         let home = match self.pools.get(entry.pool as usize) {
             Some(Ok(home)) => home,
             other => {
@@ -200,7 +209,7 @@ impl Adopter<'_> {
             entry.user.clone(),
             stream.peer(),
             stream.local_addr(),
-            entry.tls.clone(),
+            super::login::tls_text(&stream),
         );
         let info = Arc::new(info.with_connected_at(Time(entry.connected_at)));
         info.set_request(Time(entry.request_at));

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::open::connect_for;
+use super::connect::connect_for;
 use super::roster::ServerInfo;
 use super::shared::{Shared, lock};
 use crate::ids::{ClientId, PoolId, ServerId};
@@ -106,7 +106,9 @@ async fn connect(shared: &Shared, pool: PoolId, server: &ServerInfo) -> Result<O
     let (Some(context), Some((place, key))) = (shared.context(pool), server.cancel_address()) else { return Ok(None) };
     let route = context.route();
     let name = route.database.hosts.iter().find(|h| h.target == place).map_or("", |h| h.name.as_str());
-    Ok(Some((connect_for(&shared.params(), &place, name).await?, key)))
+    let params = shared.params();
+    let stream = connect_for(&params.tcp, &params.connector, &place, name).await.map_err(|error| error.to_string())?;
+    Ok(Some((stream, key)))
 }
 
 async fn send(stream: &mut Stream, key: &CancelKey) -> io::Result<()> {

@@ -406,7 +406,7 @@ impl Session {
             }
         }
         // Once it has left the queue no letter can come any more; if it was not in the queue one is on its way.
-        let at_rest = self.shared.freeze.is_on() && self.is_at_rest();
+        let at_rest = self.shared.freeze.is_on() && self.is_at_rest(cx);
         if at_rest && self.shared.pools.with(|registry, _, _| registry.leave(self.info.id)) {
             return Poll::Ready(Ok(Waited::Frozen));
         }

@@ -3,13 +3,18 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::task::Context;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::client::Session;
+use super::roster::Ending;
 use super::server::Server;
 use crate::clock::Time;
+use crate::fault::{Culprit, Fault};
 use crate::ids::ClientId;
+use crate::net::kernel_tls::{HandOverForm, Support, WhyNot};
+use crate::net::stream::Stream;
 use crate::pool::Standing;
 
 /// Whether sessions are to come to rest, and where those report that have.
@@ -17,6 +22,8 @@ use crate::pool::Standing;
 pub struct Freeze {
     on: AtomicBool,
     desk: Mutex<Option<mpsc::UnboundedSender<Parcel>>>,
+    /// What the kernel can do of TLS.
+    support: Mutex<Option<Support>>,
 }
 
 /// A session that rests: it does nothing until its verdict comes.
@@ -57,9 +64,31 @@ impl Parcel {
     }
 }
 
+/// What a client is told whose connection cannot be passed on.
+#[must_use]
+pub fn cannot_move() -> Fault {
+    Fault::fatal(Culprit::Us, "terminating connection due to administrator command").with_sqlstate("57P01").retryable()
+}
+
+/// Gives TLS of ours to the kernel, so that the socket can be passed on.
+pub(super) fn make_passable(
+    stream: &mut Stream,
+    support: Option<&Support>,
+    cx: &mut Context<'_>,
+) -> Result<(), WhyNot> {
+    match (stream.hand_over_form(), support) {
+        (HandOverForm::Plain(_), _) => Ok(()),
+        (HandOverForm::UserTls, None) => Err(WhyNot::Refused("the kernel has no TLS".to_owned())),
+        // With TLS of the kernel already it says whether the connection is still open.
+        (_, Some(support)) => stream.try_kernel_tls(support, cx),
+        (HandOverForm::KernelTls(..), None) => Ok(()),
+    }
+}
+
 impl Freeze {
     /// From now on sessions report at the desk whose other end is returned.
-    pub(super) fn begin(&self) -> mpsc::UnboundedReceiver<Parcel> {
+    pub(super) fn begin(&self, support: Option<Support>) -> mpsc::UnboundedReceiver<Parcel> {
+        *self.support.lock().unwrap_or_else(PoisonError::into_inner) = support;
         // Bounded by the number of sessions: each reports once and waits.
         let (desk, parcels) = mpsc::unbounded_channel();
         *self.desk.lock().unwrap_or_else(PoisonError::into_inner) = Some(desk);
@@ -78,6 +107,10 @@ impl Freeze {
         self.on.load(Ordering::Acquire)
     }
 
+    pub(super) fn support(&self) -> Option<Support> {
+        self.support.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn report(&self, parcel: Parcel) -> bool {
         let desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner).clone();
         desk.is_some_and(|desk| desk.send(parcel).is_ok())
@@ -85,16 +118,30 @@ impl Freeze {
 }
 
 impl Session {
-    /// Nothing is half-way in either direction: all of it can be passed on.
-    pub(super) fn is_at_rest(&self) -> bool {
-        let server_rests = |server: &Server| {
-            server.core.is_in_step()
-                && server.passing.left == 0
-                && server.input.is_empty()
-                && server.out.is_empty()
-                && server.stream.is_plain()
-        };
-        self.server.as_deref().is_none_or(server_rests)
+    /// Nothing is half-way in either direction, and no TLS of ours stands in between: all of it can be passed on. If that may
+    /// still become true `cx` is armed; if it cannot, the client is told to go when its transaction is over.
+    pub(super) fn is_at_rest(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.is_quiet() {
+            return false;
+        }
+        let support = self.shared.freeze.support();
+        let streams = [Some(&mut self.stream), self.server.as_deref_mut().map(|server| &mut server.stream)];
+        let outcome = streams.into_iter().flatten().try_for_each(|stream| make_passable(stream, support.as_ref(), cx));
+        match outcome {
+            Ok(()) => return true,
+            Err(WhyNot::Unread) => self.read_on(cx),
+            Err(why) if why.is_temporary() => {}
+            Err(why) => {
+                tracing::debug!("{} cannot be passed on: {why}", self.info);
+                self.frozen = false;
+                self.info.end(Ending { fault: cannot_move(), at_once: false });
+            }
+        }
+        false
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.server.as_deref().is_none_or(Server::is_quiet)
             && self.server_run == 0
             && self.run == 0
             && self.passing.left == 0
@@ -102,8 +149,15 @@ impl Session {
             && !self.client_unflushed
             && self.to_server.is_empty()
             && self.to_client.is_empty()
-            && self.stream.is_plain()
             && self.info.ending().is_none()
+    }
+
+    /// TLS has so much for us that it can take in no more. Looked at again at once.
+    fn read_on(&mut self, cx: &mut Context<'_>) {
+        if !self.input.is_full() {
+            let _ = self.input.poll_fill(cx, &mut self.stream);
+            cx.waker().wake_by_ref();
+        }
     }
 
     /// Waits for the verdict. Not cancel-safe: a session dropped here closes its sockets.

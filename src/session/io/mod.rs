@@ -5,6 +5,7 @@
 pub mod adopt;
 pub mod cancel;
 pub mod client;
+pub mod connect;
 pub mod freeze;
 pub mod host;
 pub mod login;

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::task::{Context, Waker};
 
 use super::client::Session;
-use super::freeze::{Content, Parcel};
+use super::freeze::{Content, Parcel, make_passable};
 use super::roster::{ClientInfo, ServerInfo};
 use super::server::Server;
 use super::shared::{PoolContext, Shared, lock};
@@ -13,6 +14,8 @@ use crate::clock::Time;
 use crate::handover::state::{self, Bytes, State};
 use crate::ids::{ClientId, PoolId};
 use crate::net::dial::Target;
+use crate::net::kernel_tls::HandOverForm;
+use crate::net::stream::Stream;
 use crate::pool::Standing;
 use crate::prepared::Statement;
 use crate::session::params::{Tracked, Values};
@@ -32,6 +35,7 @@ pub struct ClientPart {
     transaction_began: Time,
     ready_at: Time,
     served: bool,
+    tls: Option<state::Tls>,
 }
 
 /// A server, taken apart.
@@ -43,6 +47,7 @@ pub struct ServerPart {
     status: Status,
     values: Values,
     statements: Vec<Arc<Statement>>,
+    tls: Option<state::Tls>,
 }
 
 impl ClientPart {
@@ -67,6 +72,7 @@ impl Session {
             transaction_began: self.transaction_began,
             ready_at: self.ready_at,
             served: self.served,
+            tls: tls(&self.stream),
         };
         let server = self.server.as_deref().zip(standing).map(|(server, standing)| server.part(standing));
         Content { client, server }
@@ -85,17 +91,22 @@ impl Server {
             status: self.core.status(),
             values: self.core.values().clone(),
             statements: self.core.statements(),
+            tls: tls(&self.stream),
         }
     }
 
-    /// May it be passed on: has everything that it said been heard, and does no TLS of ours stand in between?
+    /// It owes nothing and nothing of it is half-way.
     #[must_use]
-    pub fn is_at_rest(&self) -> bool {
-        self.core.is_free()
-            && self.passing.left == 0
-            && self.input.is_empty()
-            && self.out.is_empty()
-            && self.stream.is_plain()
+    pub(super) fn is_quiet(&self) -> bool {
+        self.core.is_in_step() && self.passing.left == 0 && self.input.is_empty() && self.out.is_empty()
+    }
+
+    /// May it be passed on while nobody holds it? TLS is given to the kernel for that.
+    #[must_use]
+    pub fn is_passable(&mut self, shared: &Shared) -> bool {
+        let support = shared.freeze.support();
+        let mut cx = Context::from_waker(Waker::noop());
+        self.core.is_free() && self.is_quiet() && make_passable(&mut self.stream, support.as_ref(), &mut cx).is_ok()
     }
 }
 
@@ -157,7 +168,7 @@ impl<'a> Packer<'a> {
             connected_at: info.connected_at.0,
             request_at: info.request_at().0,
             application_name: lock(&info.application_name).clone(),
-            tls: String::new(),
+            tls: client.tls.take(),
             key: client.key.as_ref().map(key),
             values: self.put_values(&client.values),
             names,
@@ -193,7 +204,7 @@ impl<'a> Packer<'a> {
             },
             values: self.put_values(&server.values),
             statements: server.statements.iter().map(|statement| statement.id).collect(),
-            tls: String::new(),
+            tls: server.tls.clone(),
         };
         self.state.servers.push(entry);
     }
@@ -258,6 +269,15 @@ impl<'a> Packer<'a> {
         let place = u32::try_from(self.state.pools.len() - 1).unwrap_or(u32::MAX);
         self.pools.insert(context.pool, place);
         place
+    }
+}
+
+fn tls(stream: &Stream) -> Option<state::Tls> {
+    match stream.hand_over_form() {
+        HandOverForm::KernelTls(_, tls) => {
+            Some(state::Tls { protocol: tls.protocol, suite: tls.suite, unread: Bytes(tls.unread) })
+        }
+        HandOverForm::Plain(_) | HandOverForm::UserTls => None,
     }
 }
 

@@ -84,7 +84,7 @@ impl Session {
             if self.may_release() {
                 return Poll::Ready(Step::ServerFree);
             }
-            if self.frozen && self.is_at_rest() {
+            if self.frozen && self.is_at_rest(cx) {
                 return Poll::Ready(Step::Rest);
             }
             if room && self.run == 0 {

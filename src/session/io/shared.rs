@@ -17,6 +17,7 @@ use super::route::{Directory, Params, Route};
 use super::server::Server;
 use crate::auth::{Entropy, PassThrough, ScramKeys, Secret};
 use crate::ids::{ClientId, PoolId, ServerId};
+use crate::net::kernel_tls::Support;
 use crate::pool::io::Pools;
 use crate::pool::{ClientLimits, DatabaseId, GlobalParams, Ids};
 use crate::prepared::Statements;
@@ -199,9 +200,9 @@ impl Shared {
     }
 
     /// Lets every session come to rest: those that have report at the other end of what is returned. No server is given out
-    /// until [`Self::thaw`].
-    pub fn freeze(&self) -> mpsc::UnboundedReceiver<Parcel> {
-        let parcels = self.freeze.begin();
+    /// until [`Self::thaw`]. `support`: the TLS of the kernel, to which connections with TLS change.
+    pub fn freeze(&self, support: Option<Support>) -> mpsc::UnboundedReceiver<Parcel> {
+        let parcels = self.freeze.begin(support);
         self.pools.with(|registry, _, _| registry.freeze());
         self.rouse();
         parcels
