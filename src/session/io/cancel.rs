@@ -24,7 +24,7 @@ pub(super) async fn request(shared: &Arc<Shared>, request: ClientId, key: &Cance
         return;
     };
     let Some(target) = client.link() else {
-        tracing::debug!("cancel request {request}: client {} has no server", client.id);
+        tracing::debug!(subject = %client.subject(), "cancel request {request}: client {} has no server", client.id);
         return;
     };
     // The requester's connection ends when its request has been heard, as with PostgreSQL itself.
@@ -87,12 +87,12 @@ async fn carry(shared: &Arc<Shared>, pool: PoolId, request: ClientId, target: Se
     let mut stream = match connect_for(&shared.params(), &place, name).await {
         Ok(stream) => stream,
         Err(reason) => {
-            tracing::warn!("cancel request {request} for {info} failed: {reason}");
+            tracing::warn!(subject = %info.subject(), "cancel request {request} for {info} failed: {reason}");
             return;
         }
     };
     if !shared.pools.with(|registry, _, _| registry.cancel_connected(request)) {
-        tracing::debug!("cancel request {request} for {info}: too late");
+        tracing::debug!(subject = %info.subject(), "cancel request {request} for {info}: too late");
         return;
     }
     let mut packet = Vec::new();
@@ -104,6 +104,6 @@ async fn carry(shared: &Arc<Shared>, pool: PoolId, request: ClientId, target: Se
         stream.read(&mut [0; 16]).await
     };
     if let Err(error) = sent.await {
-        tracing::debug!("cancel request {request} for {info}: {error}");
+        tracing::debug!(subject = %info.subject(), "cancel request {request} for {info}: {error}");
     }
 }

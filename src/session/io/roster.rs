@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
 use super::server::Server;
+use super::subject::Subject;
 use crate::clock::Time;
 use crate::fault::Fault;
 use crate::ids::{ClientId, PoolId, ServerId};
@@ -103,6 +104,12 @@ impl ClientInfo {
             kicked: AtomicBool::new(false),
             ending: Mutex::default(),
         }
+    }
+
+    /// It as the subject of a log line.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        Subject::client(self.id, &self.database, &self.user, &self.peer)
     }
 
     /// Notes its pool.
@@ -246,6 +253,12 @@ impl ServerInfo {
             request_at: AtomicU64::new(0),
             prepared: AtomicUsize::new(0),
         }
+    }
+
+    /// It as the subject of a log line.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        Subject::server(self.id, &self.database, &self.user, place(&self.peer))
     }
 
     /// Where a cancel request for it goes, and its key; none if it gave no key.
