@@ -60,7 +60,7 @@ pub async fn serve(daemon: &Arc<Daemon>, mut client: Client) {
     client.presence = None;
     if daemon.config().settings.log_disconnections {
         let age_s = crate::clock::Time::now().since(client.info.connected_at).as_secs();
-        tracing::info!("{} closing because: {reason} (age={age_s}s)", client.info);
+        tracing::info!(subject = %client.info.subject(), "{} closing because: {reason} (age={age_s}s)", client.info);
     }
     // The client may be gone already.
     let _ = client.stream.shutdown().await;
@@ -98,7 +98,7 @@ async fn run(daemon: &Arc<Daemon>, client: &mut Client, rights: Rights) -> io::R
                 stats.transactions.fetch_add(1, Ordering::Relaxed);
             }
             for fault in errors {
-                tracing::warn!("{} pooler error: {fault}", client.info);
+                tracing::warn!(subject = %client.info.subject(), "{} pooler error: {fault}", client.info);
             }
             send(client, &reply).await?;
             match then {

@@ -183,10 +183,15 @@ impl Service {
         }
     }
 
-    /// The configuration is about to be read again; [`Service::reloaded`] must follow (Type=notify-reload).
+    /// The configuration is about to be read again; [`Service::reloaded`] must follow (Type=notify-reload). Before the process is
+    /// ready and when it is on its way out this concerns nobody, and would only confuse the service manager.
     pub fn reloading(&self) {
+        let mut said = self.said();
+        if !said.ready || said.stopping {
+            return;
+        }
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => drop(self.say(&mut self.said(), &[NotifyState::Reloading, now])),
+            Ok(now) => drop(self.say(&mut said, &[NotifyState::Reloading, now])),
             Err(error) => tracing::warn!("could not tell the service manager of the reload: {error}"),
         }
     }
@@ -196,6 +201,9 @@ impl Service {
     /// `Error: 22 (Invalid argument)` until it hears of another.
     pub fn reloaded(&self, refused: bool, status: &str) {
         let mut said = self.said();
+        if !said.ready || said.stopping {
+            return;
+        }
         status.clone_into(&mut said.status);
         let error = NotifyState::Errno(if refused { REFUSED } else { 0 });
         self.say(&mut said, &[NotifyState::Ready, error, NotifyState::Status(status)]);

@@ -169,12 +169,12 @@ impl<A: Fn(tokio::net::UnixStream)> Watch<A> {
             stuck.or_else(|| probed.err().map(|e| format!("a probe by the way that clients take failed: {e}")));
         match trouble {
             None => {
-                self.health.good(began);
-                self.service.alive();
-                self.told = false;
                 if std::mem::take(&mut self.bad_rounds) > 0 {
                     tracing::warn!("watchdog: all is well again");
                 }
+                self.told = false;
+                self.health.good(began);
+                self.service.alive();
             }
             Some(_) if absent => {}
             Some(trouble) => {

@@ -21,7 +21,9 @@ pub struct Workers {
     seen: Mutex<Vec<Arc<Worker>>>,
 }
 
+/// On a cache line of its own, as each is written by another core.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Worker {
     thread: i32,
     parked: AtomicBool,

@@ -28,7 +28,7 @@ pub(super) async fn request(shared: &Arc<Shared>, request: ClientId, key: &Cance
         return;
     };
     let Some(target) = client.link() else {
-        tracing::debug!("cancel request {request}: client {} has no server", client.id);
+        tracing::debug!(subject = %client.subject(), "cancel request {request}: client {} has no server", client.id);
         return;
     };
     // The requester's connection ends when its request has been heard, as with PostgreSQL itself.
@@ -88,16 +88,16 @@ async fn carry(shared: &Arc<Shared>, pool: PoolId, request: ClientId, target: Se
         Ok(Some(connected)) => connected,
         Ok(None) => return,
         Err(reason) => {
-            tracing::warn!("cancel request {request} for {info} failed: {reason}");
+            tracing::warn!(subject = %info.subject(), "cancel request {request} for {info} failed: {reason}");
             return;
         }
     };
     if !shared.pools.with(|registry, _, _| registry.cancel_connected(request)) {
-        tracing::debug!("cancel request {request} for {info}: too late");
+        tracing::debug!(subject = %info.subject(), "cancel request {request} for {info}: too late");
         return;
     }
     if let Err(error) = send(&mut stream, &key).await {
-        tracing::debug!("cancel request {request} for {info}: {error}");
+        tracing::debug!(subject = %info.subject(), "cancel request {request} for {info}: {error}");
     }
 }
 

@@ -505,11 +505,11 @@ impl Session {
             End::Fault(fault) => (fault.text.clone(), Some(fault)),
         };
         if self.params.log.disconnections {
-            tracing::info!("{} closing because: {reason} (age={age_s}s)", self.info);
+            tracing::info!(subject = %self.info.subject(), "{} closing because: {reason} (age={age_s}s)", self.info);
         }
         if let Some(fault) = &fault {
             if self.params.log.pooler_errors {
-                tracing::warn!("{} pooler error: {}", self.info, fault.text);
+                tracing::warn!(subject = %self.info.subject(), "{} pooler error: {}", self.info, fault.text);
             }
             if !torn {
                 reply::put_error(&mut self.out.bytes, fault);
@@ -552,7 +552,7 @@ async fn reset(params: &Params, server: &mut Server) -> Fate {
         Ok(()) if server.core.is_free() => Fate::Idle,
         Ok(()) => Fate::Close("reset query left a transaction open"),
         Err(QueryError::Refused(fault)) => {
-            tracing::warn!("{} server_reset_query failed: {fault}", server.info);
+            tracing::warn!(subject = %server.info.subject(), "{} server_reset_query failed: {fault}", server.info);
             Fate::Close("reset query failed")
         }
         Err(QueryError::Broken(reason)) => Fate::Close(if reason == CRASHED { CRASHED } else { "reset query failed" }),

@@ -14,6 +14,7 @@ use super::roster::{ClientInfo, Ending};
 use super::route::{ConsoleEntry, Entry, Params, Route, client_channel};
 use super::server::Server;
 use super::shared::{PoolContext, Reported, Shared, lock};
+use super::subject::Subject;
 use crate::auth::{
     ClientLogin, Derivation, Evidence, LoginParams, MAX_PASSWORD_BYTES, Method, ScramKeys, ScramSecret, Secret, Step,
 };
@@ -247,23 +248,27 @@ impl Arrival {
         )
     }
 
+    fn subject(&self) -> Subject<'_> {
+        Subject::client(self.id, &self.database, &self.user, &self.peer)
+    }
+
     async fn turn_away(&mut self, failed: Failed, age_s: u64) {
         let name = self.name();
         let (fault, reason) = match failed {
             Failed::Fault(fault) => (fault, String::new()),
             Failed::Refused(fault, reason) => (fault, reason),
             Failed::Gone(reason) => {
-                tracing::debug!("{name} closing because: {reason} (age={age_s}s)");
+                tracing::debug!(subject = %self.subject(), "{name} closing because: {reason} (age={age_s}s)");
                 return;
             }
             Failed::Cancel => return,
         };
         if self.params.log.disconnections {
-            tracing::info!("{name} closing because: {} (age={age_s}s)", fault.text);
+            tracing::info!(subject = %self.subject(), "{name} closing because: {} (age={age_s}s)", fault.text);
         }
         if self.params.log.pooler_errors {
             let reason = if reason.is_empty() { reason } else { format!(" ({reason})") };
-            tracing::warn!("{name} pooler error: {}{reason}", fault.text);
+            tracing::warn!(subject = %self.subject(), "{name} pooler error: {}{reason}", fault.text);
         }
         if let Some(stream) = &mut self.stream {
             tell(stream, fault).await;
@@ -316,7 +321,7 @@ impl Arrival {
         let back_door = match self.shared.directory().console(&self.user, owner) {
             ConsoleEntry::Denied(fault) => return Err(fault.into()),
             ConsoleEntry::BackDoor => {
-                tracing::info!("{} pgbouncer access from unix socket", self.name());
+                tracing::info!(subject = %self.subject(), "{} pgbouncer access from unix socket", self.name());
                 true
             }
             ConsoleEntry::AfterLogin => {
@@ -375,7 +380,12 @@ impl Arrival {
         if self.params.log.connections {
             let tls = if info.tls.is_empty() { "no" } else { &info.tls };
             let name = self.name();
-            tracing::info!("{name} login attempt: db={} user={} tls={tls} replication=no", self.database, self.user);
+            tracing::info!(
+                subject = %self.subject(),
+                "{name} login attempt: db={} user={} tls={tls} replication=no",
+                self.database,
+                self.user
+            );
         }
     }
 
@@ -531,7 +541,7 @@ impl Arrival {
             Err(error) => {
                 let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
                 let text = inner.map_or_else(|| error.to_string(), crate::tls::failure_text);
-                tracing::warn!("{} TLS handshake error: handshake failed: {text}", self.name());
+                tracing::warn!(subject = %self.subject(), "{} TLS handshake error: handshake failed: {text}", self.name());
                 Err(Failed::Gone("TLS handshake failed".into()))
             }
         }

@@ -16,4 +16,5 @@ pub mod roster;
 pub mod route;
 pub mod server;
 pub mod shared;
+pub mod subject;
 pub mod timer;

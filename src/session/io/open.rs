@@ -14,6 +14,7 @@ use super::roster::ServerInfo;
 use super::route::{DatabaseRoute, Host, Params, Route};
 use super::server::{QueryError, Server, server_fault};
 use super::shared::{PoolContext, Reported, Shared, lock};
+use super::subject::Subject;
 use crate::auth::{Channel, Credential, PassThrough, ServerLogin, ServerStep};
 use crate::fault::{Culprit, Fault};
 use crate::ids::{PoolId, ServerId};
@@ -107,34 +108,41 @@ async fn run(mut attempt: Attempt, context: &Arc<PoolContext>) {
 }
 
 fn report(shared: &Shared, id: ServerId, context: &PoolContext, route: &Route, host: &Host, error: OpenError) {
-    let who = prefix(id, route, host);
+    let (who, subject) = (prefix(id, route, host), subject(id, route, host));
     match error {
         OpenError::Connect(reason) => {
-            tracing::info!("{who} closing because: {reason} (age=0s)");
+            tracing::info!(%subject, "{who} closing because: {reason} (age=0s)");
             shared.pools.failed(id, Failure::Connect(reason));
         }
         OpenError::Login(fault) => {
-            tracing::warn!("{who} server login failed: {} {}", fault.severity.as_str(), fault.text);
-            tracing::info!("{who} closing because: {} (age=0s)", fault.text);
+            tracing::warn!(%subject, "{who} server login failed: {} {}", fault.severity.as_str(), fault.text);
+            tracing::info!(%subject, "{who} closing because: {} (age=0s)", fault.text);
             // Keys that the server does not take are no use to anybody; the next client brings its own.
             *lock(&context.pass_through) = None;
             shared.pools.failed(id, Failure::Login(fault));
         }
         OpenError::Refused(fault, reason) => {
-            tracing::warn!("{who} {} {reason}", fault.text);
-            tracing::info!("{who} closing because: {} (age=0s)", fault.text);
+            tracing::warn!(%subject, "{who} {} {reason}", fault.text);
+            tracing::info!(%subject, "{who} closing because: {} (age=0s)", fault.text);
             shared.pools.failed(id, Failure::Login(fault));
         }
     }
 }
 
 fn prefix(id: ServerId, route: &Route, host: &Host) -> String {
-    let place = match &host.target {
+    format!("S-{:#x}: {}/{}@{}", id.0, route.database.name, route.server_user, place(host))
+}
+
+fn subject<'a>(id: ServerId, route: &'a Route, host: &Host) -> Subject<'a> {
+    Subject::server(id, &route.database.name, &route.server_user, place(host))
+}
+
+fn place(host: &Host) -> String {
+    match &host.target {
         Target::Unix(_) => "unix".to_owned(),
         Target::Ip(ip, port) => std::net::SocketAddr::new(*ip, *port).to_string(),
         Target::Name(name, port) => format!("{name}:{port}"),
-    };
-    format!("S-{:#x}: {}/{}@{place}", id.0, route.database.name, route.server_user)
+    }
 }
 
 fn choose_host<'a>(context: &PoolContext, route: &'a Route) -> &'a Host {
@@ -158,7 +166,7 @@ async fn open(
     let local = stream.local_addr();
     if params.log.connections {
         let from = local.map(|a| format!(" (from {a})")).unwrap_or_default();
-        tracing::info!("{} new connection to server{from}", prefix(id, route, host));
+        tracing::info!(subject = %subject(id, route, host), "{} new connection to server{from}", prefix(id, route, host));
     }
     let keys = lock(&context.pass_through).clone();
     let mut login = Login::new(shared, keys.as_ref(), route, stream);
@@ -180,7 +188,9 @@ async fn open(
     if let Some(query) = &route.database.connect_query {
         match server.run(query.as_bytes(), Duration::ZERO).await {
             Ok(()) => {}
-            Err(QueryError::Refused(fault)) => tracing::warn!("{} connect_query failed: {fault}", server.info),
+            Err(QueryError::Refused(fault)) => {
+                tracing::warn!(subject = %server.info.subject(), "{} connect_query failed: {fault}", server.info)
+            }
             Err(QueryError::Broken(reason)) => return Err(OpenError::Connect(reason.to_owned())),
         }
     }

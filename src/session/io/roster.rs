@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
 use super::server::Server;
+use super::subject::Subject;
 use crate::clock::Time;
 use crate::fault::Fault;
 use crate::ids::{ClientId, PoolId, ServerId};
@@ -109,6 +110,12 @@ impl ClientInfo {
     #[must_use]
     pub fn with_connected_at(self, connected_at: Time) -> Self {
         Self { connected_at, ..self }
+    }
+
+    /// It as the subject of a log line.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        Subject::client(self.id, &self.database, &self.user, &self.peer)
     }
 
     /// Notes its pool.
@@ -258,6 +265,12 @@ impl ServerInfo {
     #[must_use]
     pub fn with_connected_at(self, connected_at: Time) -> Self {
         Self { connected_at, ..self }
+    }
+
+    /// It as the subject of a log line.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        Subject::server(self.id, &self.database, &self.user, place(&self.peer))
     }
 
     /// Where a cancel request for it goes, and its key; none if it gave no key.
