@@ -9,6 +9,7 @@ use tokio::net::UnixStream;
 
 use super::*;
 use crate::net::kernel_tls::HandOverForm;
+use crate::net::socket::TlsSocket;
 
 /// What becomes of a change that nothing of ours stands against.
 fn assert_decided_by_kernel(stream: &Stream, result: Result<(), WhyNot>) {
@@ -39,6 +40,12 @@ fn what_is_missing_is_said_with_its_remedy() {
         Ok(support) => assert!(support.to_string().contains("AES-128-GCM"), "{support}"),
         Err(reason) => assert!(reason.contains("modprobe tls") || reason.contains("TCP_ULP"), "{reason}"),
     }
+}
+
+#[test]
+fn clients_that_are_never_handed_over_pay_nothing() {
+    assert!(size_of::<Stream>() <= 6 * size_of::<usize>(), "{}", size_of::<Stream>());
+    assert!(size_of::<TlsSocket>() <= 8 * size_of::<usize>(), "{}", size_of::<TlsSocket>());
 }
 
 #[tokio::test]
