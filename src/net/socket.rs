@@ -104,7 +104,7 @@ impl AsyncWrite for Socket {
 #[derive(Debug)]
 pub struct TlsSocket {
     socket: Socket,
-    prefix: Vec<u8>,
+    prefix: Box<[u8]>,
     boundary: Boundary,
     /// May the TLS library give its secrets away?
     extractable: bool,
@@ -112,7 +112,7 @@ pub struct TlsSocket {
 
 impl TlsSocket {
     pub(super) fn new(socket: Socket, prefix: Vec<u8>, extractable: bool) -> Self {
-        Self { socket, prefix, boundary: Boundary::default(), extractable }
+        Self { socket, prefix: prefix.into(), boundary: Boundary::default(), extractable }
     }
 
     pub(super) fn socket(&self) -> &Socket {
@@ -139,10 +139,7 @@ impl AsyncRead for TlsSocket {
         } else {
             let n = this.prefix.len().min(buf.remaining());
             buf.put_slice(this.prefix.get(..n).unwrap_or_default());
-            this.prefix.drain(..n);
-            if this.prefix.is_empty() {
-                this.prefix = Vec::new();
-            }
+            this.prefix = this.prefix.get(n..).unwrap_or_default().into();
             Poll::Ready(Ok(()))
         };
         this.boundary.advance(buf.filled().get(before..).unwrap_or_default());

@@ -43,8 +43,8 @@ class Archive:
         for path in paths:
             self.add(path, stat.S_IFDIR | (0o1777 if path in ("tmp", "run/postgresql") else 0o755))
 
-    def text(self, path, text):
-        self.add(path, stat.S_IFREG | 0o644, text.encode())
+    def text(self, path, text, mode=0o644):
+        self.add(path, stat.S_IFREG | mode, text.encode())
 
     def file(self, path, source, mode=None, owner=0):
         source = Path(source)

@@ -1,15 +1,9 @@
 # For scenarios: `. /lib/guest.sh`. /bin is busybox, /usr/bin has openssl, there is a network on lo and nothing else.
+# `as_user NAME COMMAND…` runs a command as one of /etc/passwd: postgres, pgtandem, nobody.
 
 # Loads the kernel's TLS and its ciphers.
 load_tls() {
     modprobe tls && echo "guest: Linux $(uname -r), tls loaded $(cut -d. -f1 /proc/uptime) s after the boot"
-}
-
-# As another user of /etc/passwd (postgres, pgtandem, nobody): as_user NAME COMMAND…
-as_user() {
-    user=$1
-    shift
-    setuidgid "$user" "$@"
 }
 
 # Starts PostgreSQL (run --postgres) on port 5432 of 127.0.0.1 and in /run/postgresql, and puts its programs in the PATH.

@@ -130,10 +130,10 @@ impl WhyNot {
         matches!(self, Self::Handshake | Self::MidRecord | Self::Unsent | Self::Unread)
     }
 
-    /// Does the stream still work?
+    /// Is the stream lost?
     #[must_use]
-    pub fn is_harmless(&self) -> bool {
-        !matches!(self, Self::Lost(_) | Self::Closing)
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::Lost(_))
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::net::UnixStream;
 
 use super::*;
 use crate::net::kernel_tls::HandOverForm;
+use crate::net::socket::TlsSocket;
 
 /// What becomes of a change that nothing of ours stands against.
 fn assert_decided_by_kernel(stream: &Stream, result: Result<(), WhyNot>) {
@@ -33,10 +34,18 @@ async fn no_more_comes(stream: &mut Stream) -> bool {
 
 #[test]
 fn what_is_missing_is_said_with_its_remedy() {
-    match Support::probe() {
+    let found = Support::probe();
+    println!("{found:?}");
+    match found {
         Ok(support) => assert!(support.to_string().contains("AES-128-GCM"), "{support}"),
         Err(reason) => assert!(reason.contains("modprobe tls") || reason.contains("TCP_ULP"), "{reason}"),
     }
+}
+
+#[test]
+fn clients_that_are_never_handed_over_pay_nothing() {
+    assert!(size_of::<Stream>() <= 6 * size_of::<usize>(), "{}", size_of::<Stream>());
+    assert!(size_of::<TlsSocket>() <= 8 * size_of::<usize>(), "{}", size_of::<TlsSocket>());
 }
 
 #[tokio::test]
@@ -156,7 +165,7 @@ async fn a_kernel_without_the_cipher_is_not_asked() {
     assert_eq!(support.to_string(), "AES-256-GCM with TLS 1.2; AES-128-GCM with TLS 1.3");
     let why = stream.try_kernel_tls(&support, &mut Context::from_waker(Waker::noop())).unwrap_err();
     assert_eq!(why.to_string(), "the kernel does not know TLS13_AES_256_GCM_SHA384 with TLSv1_3");
-    assert!(!why.is_temporary() && why.is_harmless());
+    assert!(!why.is_temporary() && !why.is_fatal());
     echo(&mut stream, &mut peer).await;
 }
 

@@ -5,6 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::Instant;
 
 use super::*;
+use crate::net::kernel_tls::probe::attach;
 use crate::net::kernel_tls::{HandOverForm, KernelTlsState, TlsRole};
 
 /// Set for the test program that [`successor`] runs in: what travels beside the descriptor.
@@ -267,6 +268,17 @@ async fn much_goes_through_both_ways_at_once() {
     };
     let (to_us, from_us) = tokio::join!(ours, theirs);
     assert!(from_us == sent && to_us == sent[..2_000_000]);
+}
+
+#[tokio::test]
+#[ignore = "needs a kernel with TLS: tests/kernel_tls/run"]
+async fn a_change_that_got_half_way_can_be_repeated() {
+    let (mut stream, mut peer) = pair("secure", "").await;
+    assert_eq!(attach(&stream), Ok(()));
+    echo(&mut stream, &mut peer).await;
+    assert_eq!(attach(&stream), Ok(()));
+    converted(&mut stream);
+    echo(&mut stream, &mut peer).await;
 }
 
 /// A second implementation at the other end: OpenSSL.
