@@ -70,8 +70,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// What clients are told: PostgreSQL's own words when it is shut down, which drivers and pools know.
 fn goodbye() -> Fault {
     let text = "terminating connection due to administrator command";
-    Fault::fatal(Culprit::Us, text).with_sqlstate("57P01").retryable()
+    Fault::fatal(Culprit::Us, text).with_sqlstate("57P01").with_detail(DETAIL).retryable()
 }
+
+/// Where PgBouncer stops, clients see libpq's words for a bare end. Programs that know a lost connection by them (its own test
+/// suite, for one) find them here.
+const DETAIL: &str = "The pooler is shutting down (server closed the connection unexpectedly).";
 
 /// The settings of a shutdown that waits.
 #[must_use]
@@ -113,6 +117,8 @@ impl Shutdown {
     pub async fn carry_out(&self, shared: &Arc<Shared>, terms: impl Fn() -> Terms) {
         self.reached(Phase::WaitForClients).await;
         tokio::select! {
+            // Looked at first: what is to end now does not begin to wait.
+            biased;
             () = self.reached(Phase::Now) => {}
             () = self.drain(shared, terms) => {}
         }
