@@ -129,6 +129,7 @@ impl Shutdown {
         let mut drain = Drain::begin(Time::now());
         let mut stage = Phase::WaitForClients;
         let mut look_at = Time::default();
+        announce(&terms(), shared.roster.clients().iter().filter(|client| client.pool().is_some()).count());
         loop {
             let (departure, settled) = (shared.roster.departure(), shared.pools.settled());
             if stage < Phase::WaitForServers && self.phase() >= Phase::WaitForServers {
@@ -165,6 +166,23 @@ impl Shutdown {
             }
         }
     }
+}
+
+/// Says in the log what is going to happen, so that nobody has to guess why nothing happens.
+fn announce(terms: &Terms, clients: usize) {
+    if clients == 0 {
+        return;
+    }
+    let Terms { grace, spread, timeout } = terms;
+    if timeout.is_zero() {
+        tracing::info!("{clients} clients are connected and are waited for without limit (drain_timeout = 0)");
+        return;
+    }
+    let (from, to, end) = (grace.as_secs_f64(), (*grace + *spread).as_secs_f64(), timeout.as_secs_f64());
+    tracing::info!(
+        "{clients} clients are connected: from {from} s to {to} s from now they are closed between transactions, after {end} s \
+         whoever is left (drain_grace, drain_spread, drain_timeout)"
+    );
 }
 
 /// Has come what this phase waits for? Then the log has PgBouncer's line for it.
