@@ -92,6 +92,8 @@ pub struct Listener {
     /// A file that we have made and must remove.
     file: Option<PathBuf>,
     inherited: bool,
+    /// A former process of ours has opened it: it is served only if the configuration still asks for it.
+    left_behind: bool,
 }
 
 /// A listening socket that a runtime can take over.
@@ -150,12 +152,25 @@ impl Listener {
         } else {
             return Err("it is neither a TCP nor a Unix socket".to_owned());
         };
-        Ok(Self { name, socket, file: None, inherited: true })
+        Ok(Self { name, socket, file: None, inherited: true, left_behind: false })
+    }
+
+    /// Takes over a listener of a former process, with the file of a Unix socket.
+    ///
+    /// # Errors
+    /// What it is instead.
+    pub fn left_behind(descriptor: OwnedFd) -> Result<Self, String> {
+        let mut listener = Self::adopt(descriptor)?;
+        listener.left_behind = true;
+        if let ListenerName::Unix(path) = &listener.name {
+            listener.file = Some(path.clone()).filter(|path| !path.as_os_str().as_bytes().starts_with(b"@"));
+        }
+        Ok(listener)
     }
 
     fn tcp(socket: TcpListener, asked: SocketAddr) -> Self {
         let name = ListenerName::Tcp(socket.local_addr().unwrap_or(asked));
-        Self { name, socket: Socket::Tcp(socket), file: None, inherited: false }
+        Self { name, socket: Socket::Tcp(socket), file: None, inherited: false, left_behind: false }
     }
 
     /// What it is known by.
@@ -235,6 +250,9 @@ impl Listeners {
         let unnamed = |listener: &&Listener| {
             Some(&listener.name) != unix.as_ref() && !wanted.iter().any(|address| listener.serves(*address))
         };
+        let (dropped, inherited): (Vec<_>, Vec<_>) =
+            inherited.into_iter().partition(|listener| listener.left_behind && unnamed(&listener));
+        Self { all: dropped, ..Self::default() }.close();
         listeners.unused = inherited.iter().filter(unnamed).map(|listener| listener.name.clone()).collect();
         listeners.all.splice(0..0, inherited);
         Ok(listeners)
@@ -279,7 +297,7 @@ impl Listeners {
                 let socket = Socket::Unix(listen::unix(&path, backlog, settings.unix_socket_mode.0, group)?);
                 tracing::info!("listening on {name}");
                 let file = Some(path).filter(|path| !path.as_os_str().as_bytes().starts_with(b"@"));
-                self.all.push(Listener { name, socket, file, inherited: false });
+                self.all.push(Listener { name, socket, file, inherited: false, left_behind: false });
             }
         }
         anyhow::ensure!(!self.all.is_empty(), "nowhere to listen on: set listen_addr or unix_socket_dir");

@@ -26,7 +26,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
 use self::journal::Journal;
-use super::pidfile::remedy;
+use super::places::remedy;
 use crate::config::LogFormat;
 
 /// The target of events that end the process; they are logged as FATAL, not ERROR.

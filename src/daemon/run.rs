@@ -2,19 +2,24 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 
-use super::configure::{self, Setup, SetupError};
+use super::configure::{self, Boot, Setup, SetupError};
 use super::console;
 use super::directory::{ConfigDirectory, Numbers};
+use super::files::Files;
+use super::handover;
+use super::intake::Intake;
 use super::listeners::{Listeners, Socket};
 use super::log::Log;
 use super::picture::History;
+use super::pidfile::PidFile;
 use super::service::{Service, Troubles};
-use super::shutdown::{Phase, Shutdown};
+use super::shutdown::{self, Phase, Shutdown};
 use super::watchdog::Workers;
 use crate::config::{self, Config};
 use crate::net::stream::Stream;
@@ -40,9 +45,16 @@ pub struct Daemon {
     pub troubles: Mutex<Troubles>,
     /// Where clients come in. They stay open here until [`Phase::WaitForClients`], so that they can be handed on.
     pub listeners: Mutex<Listeners>,
+    /// Whether clients are let in at the moment.
+    pub intake: Intake,
+    /// The pidfile, while this process serves.
+    pub pidfile: Mutex<Option<PidFile>>,
+    /// A successor takes over, or is about to.
+    pub leaving: AtomicBool,
     running: Mutex<Running>,
     changing: Mutex<()>,
     tracked: Arc<Tracked>,
+    files: Files,
     log: Log,
     verbose: u32,
 }
@@ -54,22 +66,13 @@ struct Running {
 }
 
 impl Daemon {
-    /// Puts a configuration in force. To be called inside the runtime. `verbose` counts the options `-v`.
-    ///
-    /// # Errors
-    /// What is wrong with the configuration's files.
-    pub fn new(
-        config: Config,
-        file: PathBuf,
-        log: Log,
-        verbose: u32,
-        service: Arc<Service>,
-    ) -> Result<Arc<Self>, SetupError> {
-        let numbers = Arc::new(Mutex::new(Numbers::default()));
-        let tracked = configure::tracked(&config.settings);
-        let Setup { config, directory, params, globals, tls_warnings, warnings } =
-            configure::build(config, &numbers, &tracked)?;
-        for warning in tls_warnings.into_iter().chain(warnings) {
+    /// Puts a first configuration in force. To be called inside the runtime. `numbers` and `tracked` are those it was built
+    /// with, `files` what has read it, `verbose` counts the options `-v`.
+    #[must_use]
+    pub fn new(boot: Boot, file: PathBuf, log: Log, verbose: u32, service: Arc<Service>) -> Arc<Self> {
+        let Boot { setup, numbers, tracked, files } = boot;
+        let Setup { config, directory, params, globals, tls_warnings, warnings } = setup;
+        for warning in tls_warnings.into_iter().chain(warnings).chain(files.warnings()) {
             tracing::warn!("{warning}");
         }
         let shared = Shared::new(Ids::default(), globals, params, Arc::clone(&directory) as _, ClientLimits::new());
@@ -81,14 +84,18 @@ impl Daemon {
             service,
             troubles: Mutex::default(),
             listeners: Mutex::default(),
+            intake: Intake::default(),
+            pidfile: Mutex::default(),
+            leaving: AtomicBool::new(false),
             changing: Mutex::default(),
             running: Mutex::new(Running { config, directory: Arc::clone(&directory), file }),
             tracked,
+            files,
             log,
             verbose,
         });
         daemon.announce(&directory);
-        Ok(daemon)
+        daemon
     }
 
     fn announce(&self, directory: &ConfigDirectory) {
@@ -139,12 +146,12 @@ impl Daemon {
         let (old, file) = (self.config(), self.file());
         // A relative conffile means what it meant on the command line.
         let file = old.settings.conffile.get().map_or(file, PathBuf::from);
-        let (read, problems) = configure::read(&file)?;
+        let (read, problems) = configure::read(&file, &self.files)?;
         let plan = config::diff(&old, &read);
         let merged = config::apply_reload(&old, &read);
-        let setup = configure::build(merged, &self.numbers, &self.tracked)?;
-        for problem in problems {
-            tracing::warn!("{problem}");
+        let setup = configure::build(merged, &self.numbers, &self.tracked, &self.files)?;
+        for warning in problems.iter().map(ToString::to_string).chain(self.files.warnings()) {
+            tracing::warn!("{warning}");
         }
         for change in plan.needing_restart() {
             tracing::warn!("{} changed; the new value takes effect at the next start", change.name);
@@ -174,9 +181,9 @@ impl Daemon {
                 return Err(format!("invalid value \"{value}\" for parameter {key}: {key} wants {bad}"));
             }
         }
-        let running = self.shared.params();
-        let (setup, problem) =
-            configure::build_keeping_tls(config, &running, &self.numbers).map_err(|error| error.to_string())?;
+        let (running, directory) = (self.shared.params(), self.directory());
+        let (setup, problem) = configure::build_keeping(config, (&running, &directory), &self.numbers, &self.files)
+            .map_err(|error| error.to_string())?;
         self.put_in_force(setup, &old);
         if let Some(error) = &problem {
             tracing::error!("{error}");
@@ -224,10 +231,15 @@ impl Daemon {
         tokio::spawn(Arc::clone(&self).keep_history());
         self.accept_on(listeners)?;
         let _watchdog = self.watch(workers)?;
+        self.await_successors();
         tokio::spawn(Arc::clone(&self).keep_service_informed());
-        self.shutdown.carry_out(&self.shared).await;
+        self.shutdown.carry_out(&self.shared, || shutdown::terms(&self.config().settings)).await;
         self.service.stopping(&self.status_line());
         lock(&self.listeners).close();
+        if let Some(path) = handover::path(&self.config()).filter(|_| !self.leaving.load(Ordering::Relaxed)) {
+            // As with the sockets of clients; a successor's is left alone.
+            let _ = std::fs::remove_file(path);
+        }
         Ok(())
     }
 
@@ -244,6 +256,14 @@ impl Daemon {
         Ok(())
     }
 
+    /// Waits for a successor (PgBouncer option `-R`). A process under a service manager leaves everything to that.
+    fn await_successors(self: &Arc<Self>) {
+        let Some(path) = handover::path(&self.config()) else { return };
+        if let Err(error) = handover::leave::attend(self, path.clone()) {
+            tracing::warn!("no successor will be able to take over (-R): {}: {error}", path.display());
+        }
+    }
+
     async fn keep_history(self: Arc<Self>) {
         let mut tick = tokio::time::interval(self.history.period());
         tick.tick().await;
@@ -256,8 +276,10 @@ impl Daemon {
 
     async fn accept_tcp(self: Arc<Self>, listener: TcpListener) {
         loop {
+            self.intake.opened().await;
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
+                () = self.intake.closed() => continue,
                 () = self.shutdown.reached(Phase::WaitForClients) => {
                     drop(listener);
                     return lock(&self.listeners).close_tcp();
@@ -278,7 +300,12 @@ impl Daemon {
 
     async fn accept_unix(self: Arc<Self>, listener: UnixListener) {
         loop {
-            match listener.accept().await {
+            self.intake.opened().await;
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.intake.closed() => continue,
+            };
+            match accepted {
                 Ok((socket, _)) => self.spawn_client(socket.into()),
                 Err(error) => pause_after(&error).await,
             }

@@ -261,6 +261,20 @@ impl Service {
         self.barrier(BARRIER_PATIENCE)
     }
 
+    /// As [`Service::store`], for descriptors whose other end closes: the service manager keeps them all the same
+    /// (FDPOLL=0).
+    ///
+    /// # Errors
+    /// See [`Service::store`].
+    pub fn store_kept(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        check_name(name)?;
+        let text = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}\n");
+        for some in descriptors.chunks(DESCRIPTORS_MAX) {
+            self.send(text.as_bytes(), some)?;
+        }
+        self.barrier(BARRIER_PATIENCE)
+    }
+
     /// Has the service manager close the descriptors that it keeps under this name.
     ///
     /// # Errors

@@ -115,7 +115,7 @@ pub struct Membership {
 }
 
 impl Membership {
-    fn begin(shared: &Arc<Shared>, pool: PoolId) -> Self {
+    pub(super) fn begin(shared: &Arc<Shared>, pool: PoolId) -> Self {
         shared.pools.with(|registry, now, _| registry.client_attached(now, pool));
         Self { shared: Arc::clone(shared), pool }
     }
@@ -132,6 +132,23 @@ pub struct Presence {
     shared: Arc<Shared>,
     id: ClientId,
     key: Option<CancelKey>,
+}
+
+impl Presence {
+    /// Makes a client known that a former process let in.
+    pub(super) fn restore(shared: &Arc<Shared>, info: &Arc<ClientInfo>, key: Option<CancelKey>) -> Self {
+        if let Some(key) = &key {
+            lock(&shared.keys).restore(info.id, key.clone());
+        }
+        shared.pools.enrol(info.id, Arc::clone(&info.mailbox));
+        shared.roster.add_client(Arc::clone(info));
+        Self { shared: Arc::clone(shared), id: info.id, key }
+    }
+
+    /// The key that the client was given.
+    pub(super) fn key(&self) -> Option<&CancelKey> {
+        self.key.as_ref()
+    }
 }
 
 impl Drop for Presence {
@@ -211,6 +228,7 @@ pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
         }
         Err(failed) => {
             drop(seat);
+            let _parting = shared.roster.part();
             drop(presence);
             arrival.turn_away(failed, crate::clock::Time::now().since(began).as_secs()).await;
             None
@@ -253,15 +271,7 @@ impl Arrival {
             tracing::warn!(subject = %self.subject(), "{name} pooler error: {}{reason}", fault.text);
         }
         if let Some(stream) = &mut self.stream {
-            let mut out = Vec::new();
-            reply::put_error(&mut out, &Fault { severity: Severity::Fatal, ..fault });
-            // A client that does not listen is not waited for.
-            let _ = timeout(Duration::from_secs(1), async {
-                stream.write_all(&out).await?;
-                stream.flush().await?;
-                linger(stream).await
-            })
-            .await;
+            tell(stream, fault).await;
         }
     }
 
@@ -686,6 +696,18 @@ impl Arrival {
             self.fill().await?;
         }
     }
+}
+
+/// Last words to a client. One that does not listen is not waited for.
+pub(super) async fn tell(stream: &mut Stream, fault: Fault) {
+    let mut out = Vec::new();
+    reply::put_error(&mut out, &Fault { severity: Severity::Fatal, ..fault });
+    let _ = timeout(Duration::from_secs(1), async {
+        stream.write_all(&out).await?;
+        stream.flush().await?;
+        linger(stream).await
+    })
+    .await;
 }
 
 /// Ends a stream so that the last words reach the client: no more is written, and what the client still sends is read and

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
+use super::connect::{ConnectError, connect_for};
 use super::roster::ServerInfo;
 use super::route::{DatabaseRoute, Host, Params, Route};
 use super::server::{QueryError, Server, server_fault};
@@ -19,14 +19,15 @@ use crate::auth::{Channel, Credential, PassThrough, ServerLogin, ServerStep};
 use crate::fault::{Culprit, Fault};
 use crate::ids::{PoolId, ServerId};
 use crate::net::buffer::Buffer;
-use crate::net::dial::{DialError, Target, dial};
+use crate::net::dial::Target;
+use crate::net::dial::{DialError, dial};
 use crate::net::stream::Stream;
 use crate::pool::Failure;
 use crate::session::params::Values;
 use crate::session::server::ServerCore;
-use crate::tls::{SslMode, failure_text, server_end_point_hash};
+use crate::tls::server_end_point_hash;
 use crate::wire::frame::{HEAD_LEN, cstr, head};
-use crate::wire::startup::{CancelKey, PROTOCOL_3_0, put_ssl_request, put_startup};
+use crate::wire::startup::{CancelKey, PROTOCOL_3_0, put_startup};
 
 /// Why a server could not be opened.
 enum OpenError {
@@ -240,47 +241,13 @@ pub async fn try_reach(shared: &Shared, database: &DatabaseRoute) -> Result<(), 
     Err(last)
 }
 
-/// Dials and, if the mode and the server want it, turns TLS on (PostgreSQL docs, "SSL Session Encryption").
-pub(super) async fn connect_for(params: &Params, target: &Target, name: &str) -> Result<Stream, String> {
-    let stream = match dial(target, &params.tcp).await {
-        Ok(stream) => stream,
-        Err(error @ DialError::Dns(_)) => return Err(error.to_string()),
-        // PgBouncer's words first, since tools match them.
-        Err(DialError::Connect(source)) => return Err(format!("connect failed: {source}")),
-    };
-    let mode = params.connector.sslmode();
-    if mode == SslMode::Disable || stream.is_unix() {
-        return Ok(stream);
-    }
-    negotiate_tls(params, stream, mode, name).await
-}
-
 async fn connect(params: &Params, host: &Host) -> Result<Stream, OpenError> {
-    connect_for(params, &host.target, &host.name).await.map_err(OpenError::Connect)
-}
-
-async fn negotiate_tls(params: &Params, mut stream: Stream, mode: SslMode, name: &str) -> Result<Stream, String> {
-    let mut request = Vec::new();
-    put_ssl_request(&mut request);
-    let mut answer = [0];
-    let asked = async {
-        stream.write_all(&request).await?;
-        // Exactly one byte: anything that came behind it in the clear must be seen by TLS, which refuses it.
-        stream.read_exact(&mut answer).await
-    };
-    asked.await.map_err(|error| format!("server conn crashed? ({error})"))?;
-    match answer {
-        [b'S'] => {}
-        [b'N'] if matches!(mode, SslMode::Allow | SslMode::Prefer) => return Ok(stream),
-        [b'N'] => return Err("server refused SSL".to_owned()),
-        _ => return Err("server gave an unknown answer to the request for SSL".to_owned()),
-    }
-    let (config, name) = params.connector.dial(name).map_err(|error| error.to_string())?;
-    stream.connect_tls(config, name).await.map_err(|error| {
-        let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
-        let text = inner.map_or_else(|| error.to_string(), failure_text);
-        tracing::warn!("TLS handshake error: handshake failed: {text}");
-        format!("TLS handshake error: handshake failed: {text}")
+    let connected = connect_for(&params.tcp, &params.connector, &host.target, &host.name).await;
+    connected.map_err(|error| {
+        if let ConnectError::Handshake(reason) = &error {
+            tracing::warn!("TLS handshake error: handshake failed: {reason}");
+        }
+        OpenError::Connect(error.to_string())
     })
 }
 
