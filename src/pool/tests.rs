@@ -1084,6 +1084,9 @@ fn client_limits_count_everybody_and_forget_who_left() {
     let third = limits.enter();
     assert_eq!(limits.admit(false).unwrap_err().text, "no more connections allowed (max_client_conn)");
     assert!(limits.admit(true).is_ok(), "the console is always let in");
+    limits.begin_own();
+    assert!(limits.admit(false).is_ok() && limits.clients() == 2, "our own takes nobody's place");
+    limits.end_own();
     limits.leave(third);
     limits.leave(second);
     assert_eq!((limits.clients(), limits.of_database(db), limits.of_user(usr)), (1, 1, 1));
