@@ -87,7 +87,7 @@ def pytest_runtest_makereport(item, call):
     report = outcome.get_result()
     if report.failed and _sites:
         try:
-            text = _sites[-1].machine.messages(UNIT)[-6000:]
+            text = _sites[-1].machine.messages(UNIT)[-200000:]
         except Exception as error:  # noqa: BLE001: the failure itself must be told in any case
             text = f"not to be had: {error}"
         report.sections.append(("journal of pgtandem", text))

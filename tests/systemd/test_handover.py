@@ -95,7 +95,7 @@ def pooler(request, site):
         yield running
     finally:
         if request.session.testsfailed:
-            print(running.log()[-4000:])
+            print(running.log()[-60000:])
         running.stop()
 
 
