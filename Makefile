@@ -1,8 +1,9 @@
 # make demo    a primary, two replicas and pgtandem with 200 clients, on this machine; leaves nothing behind
 # make check   installs what is missing and runs every test
 # make bench   pgtandem beside PgBouncer and a direct connection (BENCH_FLAGS='--quick')
+# make kernel-tls  the tests that need kernel TLS, in a QEMU guest
 # make fuzz    fuzzes one parser: TARGET=frame SECONDS=60
-.PHONY: demo check bench fuzz fmt clippy test doc licences e2e demo-smoke tools
+.PHONY: demo check bench fuzz kernel-tls fmt clippy test doc licences e2e demo-smoke tools
 .NOTPARALLEL:
 
 SHELL := /bin/bash
@@ -22,6 +23,9 @@ bench:
 
 check: tools fmt clippy test doc licences e2e demo-smoke
 	@echo "check: everything passed"
+
+kernel-tls:
+	tests/kernel_tls/run
 
 tools:
 	@.ci/install python3 cc git openssl postgresql

@@ -4,11 +4,17 @@ use std::ops::{Add, Sub};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Nanoseconds of the monotonic clock since this process first asked for the time.
+/// Nanoseconds of the monotonic clock (CLOCK_MONOTONIC): the same number in every process of the machine, so that times can
+/// be passed on to a successor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub u64);
 
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// Where the monotonic clock began. Should it not be readable, times count from the first question.
+static START: LazyLock<Instant> = LazyLock::new(|| {
+    let now = Instant::now();
+    let uptime = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    now.checked_sub(uptime).unwrap_or(now)
+});
 
 impl Time {
     /// A time so far off that it never comes.

@@ -8,6 +8,7 @@ pub mod fault;
 pub mod ids;
 
 pub mod clock;
+pub mod handover;
 pub mod sys;
 pub mod wire;
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use pgtandem::daemon::cli::{self, Invocation};
-use pgtandem::daemon::start;
+use pgtandem::daemon::{doctor, start};
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Help(text)) => cli::answer(&text),
         Ok(Invocation::Check { file, quiet }) => start::check(&file, quiet),
         Ok(Invocation::Convert { file }) => start::convert(&file),
+        Ok(Invocation::Doctor(options)) => doctor::run(&options),
         Ok(Invocation::Run(run)) => start::run(&run),
         Err(error) => cli::refuse(&error),
     }

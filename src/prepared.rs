@@ -24,6 +24,13 @@ pub struct Statement {
     pub definition: Box<[u8]>,
 }
 
+impl Statement {
+    fn new(id: u64, definition: &[u8]) -> Self {
+        let server_name = format!("{SERVER_NAME_PREFIX}{id}").into_bytes().into();
+        Self { id, server_name, definition: definition.into() }
+    }
+}
+
 /// All statements that some client or server still knows.
 #[derive(Debug, Default)]
 pub struct Statements {
@@ -69,13 +76,33 @@ impl Statements {
         }
         self.bytes += definition.len();
         self.last_id += 1;
-        let statement = Arc::new(Statement {
-            id: self.last_id,
-            server_name: format!("{SERVER_NAME_PREFIX}{}", self.last_id).into_bytes().into(),
-            definition: definition.into(),
-        });
+        let statement = Arc::new(Statement::new(self.last_id, definition));
         self.known.insert(ByDefinition(Arc::clone(&statement)));
         statement
+    }
+
+    /// Takes over a statement of a former process, under the number that servers know it by. One that is known by another
+    /// number already keeps that.
+    pub fn restore(&mut self, id: u64, definition: &[u8]) -> Arc<Statement> {
+        if let Some(found) = self.known.get(definition) {
+            return Arc::clone(&found.0);
+        }
+        self.last_id = self.last_id.max(id);
+        self.bytes += definition.len();
+        let statement = Arc::new(Statement::new(id, definition));
+        self.known.insert(ByDefinition(Arc::clone(&statement)));
+        statement
+    }
+
+    /// The largest number given so far.
+    #[must_use]
+    pub fn last_id(&self) -> u64 {
+        self.last_id
+    }
+
+    /// Makes the next number larger than `id`.
+    pub fn start_after(&mut self, id: u64) {
+        self.last_id = self.last_id.max(id);
     }
 
     /// How many are remembered, for SHOW MEM.
@@ -155,6 +182,11 @@ impl Names {
         if let Some(map) = &mut self.map {
             map.retain(|name, _| keep(name));
         }
+    }
+
+    /// All names and what they stand for.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Arc<Statement>)> {
+        self.map.iter().flat_map(|map| map.iter()).map(|(name, statement)| (&**name, statement))
     }
 
     /// How many names the client holds.
@@ -247,6 +279,14 @@ impl Window {
     /// Forgets all but those for which `keep` says yes.
     pub fn retain(&mut self, mut keep: impl FnMut(u64) -> bool) {
         self.entries.retain(|&id, _| keep(id));
+    }
+
+    /// All statements that the server has, the least recently used first.
+    #[must_use]
+    pub fn by_use(&self) -> Vec<Arc<Statement>> {
+        let mut entries: Vec<_> = self.entries.values().collect();
+        entries.sort_unstable_by_key(|entry| entry.last_use);
+        entries.into_iter().map(|entry| Arc::clone(&entry.statement)).collect()
     }
 
     /// How many statements the server has.

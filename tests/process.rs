@@ -1,5 +1,5 @@
 //! What can only be seen from outside a process, or by one that has a single thread: change of user, the background, limits,
-//! a closed stderr, the service manager. Each case runs this program again in a role.
+//! a closed stderr. Each case runs this program again in a role.
 
 #![expect(clippy::unwrap_used, reason = "a failing case must stop")]
 
@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::panic;
 use std::path::{Path, PathBuf};
@@ -18,10 +17,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Uid, getpid, getppid, getsid, setuid};
 use pgtandem::daemon::log::{Log, fatal};
 use pgtandem::daemon::pidfile::PidFile;
-use pgtandem::daemon::process::{
-    DescriptorLimit, Identity, daemonize, forbid_core_dumps, lock_down, notify_ready, notify_reloading, notify_status,
-    notify_stopping,
-};
+use pgtandem::daemon::process::{DescriptorLimit, Identity, daemonize, forbid_core_dumps, lock_down};
 use tempfile::TempDir;
 
 /// Events of other crates are not logged.
@@ -43,7 +39,6 @@ const CASES: &[(&str, fn())] = &[
     ("a_second_instance_in_the_background_is_refused", a_second_instance_in_the_background_is_refused),
     ("no_background_without_pidfile", no_background_without_pidfile),
     ("no_fork_beside_threads", no_fork_beside_threads),
-    ("the_service_manager_is_told", the_service_manager_is_told),
 ];
 
 fn main() -> ExitCode {
@@ -78,7 +73,7 @@ fn play(role: &str, args: &[String]) -> ExitCode {
             say_status();
         }
         "limits" => {
-            let limit = DescriptorLimit::raise().unwrap();
+            let limit = DescriptorLimit::raise(0).unwrap();
             forbid_core_dumps().unwrap();
             say(&limit.summary(100, 200));
             say(&nix::sys::prctl::get_dumpable().unwrap());
@@ -98,14 +93,8 @@ fn play(role: &str, args: &[String]) -> ExitCode {
         "daemon" => play_daemon(arg(0).unwrap(), Path::new(arg(1).unwrap())),
         "threads" => {
             let _other = thread::spawn(|| thread::sleep(Duration::from_secs(60)));
-            say(&daemonize(Some(Path::new("x")), Duration::ZERO).unwrap_err());
+            say(&daemonize(Some(Path::new("x")), Duration::ZERO, || Ok(())).unwrap_err());
             say(&lock_down().unwrap_err());
-        }
-        "notify" => {
-            notify_ready("serving\nREADY=0");
-            notify_status("2 clients");
-            notify_reloading();
-            notify_stopping();
         }
         _ => return ExitCode::FAILURE,
     }
@@ -133,7 +122,7 @@ fn play_daemon(how: &str, dir: &Path) {
     let pidfile = dir.join("pid");
     let patience = if how == "slow" { Duration::from_millis(300) } else { Duration::from_secs(30) };
     let path = (how != "nofile").then_some(pidfile.as_path());
-    let startup = match daemonize(path, patience) {
+    let startup = match daemonize(path, patience, || Ok(())) {
         Ok(startup) => startup,
         Err(error) => {
             let _ = writeln!(io::stderr(), "FATAL {error}");
@@ -354,33 +343,12 @@ fn no_background_without_pidfile() {
     let dir = TempDir::new().unwrap();
     let (output, _) = ended(&mut role("daemon", &["nofile", dir.path().to_str().unwrap()]));
     let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!((output.status.code(), text.as_ref()), (Some(1), "FATAL daemon needs pidfile configured\n"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text.starts_with("FATAL daemon needs pidfile configured: add a line such as pidfile = /"), "{text}");
 }
 
 fn no_fork_beside_threads() {
     let (_, text) = ended(&mut role("threads", &[]));
     assert_eq!(text.lines().count(), 2, "{text}");
     assert!(text.contains("more than one thread") && text.contains("other threads exist"), "{text}");
-}
-
-fn the_service_manager_is_told() {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("notify");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let (output, _) = ended(role("notify", &[]).env("NOTIFY_SOCKET", &path));
-    assert!(output.status.success());
-    let next = || {
-        let mut buffer = [0; 256];
-        let len = socket.recv(&mut buffer).unwrap();
-        String::from_utf8_lossy(buffer.get(..len).unwrap_or_default()).into_owned()
-    };
-    assert_eq!(next(), "READY=1\nSTATUS=serving READY=0\n");
-    assert_eq!(next(), "STATUS=2 clients\n");
-    let reload = next();
-    let usec = reload.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap_or_else(|| panic!("{reload}"));
-    assert!(usec.trim_end().parse::<u64>().unwrap() > 0, "{reload}");
-    assert_eq!(next(), "STOPPING=1\n");
-    // Without a service manager nothing happens, whatever is called.
-    assert!(ended(role("notify", &[]).env_remove("NOTIFY_SOCKET")).0.status.success());
 }

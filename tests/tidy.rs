@@ -38,6 +38,7 @@ const TABLE: &[Row] = &[
     row("wire", 1, &[]),
     row("clock", 1, &[]),
     row("sys", 1, &[]),
+    row("handover", 1, &[]),
     row("net", 2, &["wire", "sys"]),
     row("tls", 2, &["wire", "sys"]),
     row("prepared", 2, &["wire"]),
@@ -65,7 +66,20 @@ const TABLE: &[Row] = &[
     row(
         "session::io",
         7,
-        &["wire", "net", "tls", "sys", "prepared", "auth", "auth::io", "pool", "pool::io", "topology", "topology::io"],
+        &[
+            "wire",
+            "net",
+            "tls",
+            "sys",
+            "handover",
+            "prepared",
+            "auth",
+            "auth::io",
+            "pool",
+            "pool::io",
+            "topology",
+            "topology::io",
+        ],
     ),
 ];
 

@@ -66,31 +66,44 @@ fn files(
     inspect: &mut InspectFile<'_>,
     problems: &mut Vec<Problem>,
 ) {
-    for spec in Settings::specs().iter().filter(|spec| is_input_file(spec)) {
-        let name = config.settings.get(spec.name).unwrap_or_default();
-        if name.is_empty() || !is_used(config, spec.name) {
-            continue;
-        }
-        let place = places.setting(spec.name);
+    for InputFile { setting, role, name } in input_files(config) {
+        let place = places.setting(setting);
         match read(Path::new(&name)) {
             Err(error) => {
                 // PgBouncer goes on without a user file and refuses every login; everything else stops it.
-                let text = match spec.name {
-                    "auth_file" => format!("could not open auth_file {name}: {error}"),
-                    _ => format!("could not open {} {name}: {error}", spec.name),
-                };
+                let text = format!("could not open {setting} {name}: {error}");
                 problems.push(Problem::error(place, text).hint("does the file exist, and may this user read it?"));
             }
             Ok(bytes) => {
-                for finding in inspect(role(spec.name), &bytes) {
+                for finding in inspect(role, &bytes) {
                     let line = finding.line.max(1);
                     let place = Place { file: name.as_str().into(), line };
-                    let text = format!("{}: {}", spec.name, finding.text);
+                    let text = format!("{setting}: {}", finding.text);
                     problems.push(Problem { severity: finding.severity, ..Problem::error(Some(&place), text) });
                 }
             }
         }
     }
+}
+
+/// A file that the configuration names and the program reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputFile {
+    /// The setting that names it.
+    pub setting: &'static str,
+    /// What it is for.
+    pub role: FileRole,
+    /// Its name, as the setting has it.
+    pub name: String,
+}
+
+/// Every file that is read with these settings.
+pub fn input_files(config: &Config) -> impl Iterator<Item = InputFile> {
+    Settings::specs().iter().filter(|spec| is_input_file(spec)).filter_map(|spec| {
+        let name = config.settings.get(spec.name).unwrap_or_default();
+        let used = !name.is_empty() && is_used(config, spec.name);
+        used.then(|| InputFile { setting: spec.name, role: role(spec.name), name })
+    })
 }
 
 fn role(setting: &str) -> FileRole {

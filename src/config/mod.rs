@@ -31,7 +31,7 @@ pub use choice::{AuthType, LoadBalanceHosts, LogFormat, PoolMode, SslMode, Syslo
 pub use diff::{Plan, apply_reload, diff};
 pub use model::{Config, Database, HostSpec, Peer, ReservedTables, User};
 pub use problem::{Place, Problem, Severity};
-pub use resolve::explain_set;
+pub use resolve::{Places, explain_set};
 pub use settings::{SetDone, SetError, Settings};
 pub use tls_versions::TlsVersions;
 pub use value::{DatabaseName, FileMode, NameList, Nullable, PacketSize, Secret};
@@ -46,13 +46,21 @@ pub type ReadFile<'a> = dyn FnMut(&Path) -> io::Result<Vec<u8>> + 'a;
 /// # Errors
 /// Everything that is wrong, at least one finding of severity [`Severity::Error`]; the configuration is unusable.
 pub fn load(path: &Path, read: &mut ReadFile<'_>) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
+    load_with_places(path, read).map(|(config, _, problems)| (config, problems))
+}
+
+/// As [`load`], with the lines on which everything stands.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn load_with_places(path: &Path, read: &mut ReadFile<'_>) -> Result<(Config, Places, Vec<Problem>), Vec<Problem>> {
     let mut problems = Vec::new();
-    let (config, _) = understand(path, read, &mut problems);
-    if problem::has_errors(&problems) { Err(problems) } else { Ok((config, problems)) }
+    let (config, places) = understand(path, read, &mut problems);
+    if problem::has_errors(&problems) { Err(problems) } else { Ok((config, places, problems)) }
 }
 
 /// Read a file of either form as far as it can be understood.
-fn understand(path: &Path, read: &mut ReadFile<'_>, problems: &mut Vec<Problem>) -> (Config, resolve::Places) {
+fn understand(path: &Path, read: &mut ReadFile<'_>, problems: &mut Vec<Problem>) -> (Config, Places) {
     let is_toml = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
     let document = if !is_toml {
         ini::read(path, read, problems)

@@ -14,7 +14,7 @@ use super::value::RESERVED_DATABASE;
 
 /// Where each setting and entry was last given: for findings about several of them together.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub struct Places {
     settings: BTreeMap<&'static str, Place>,
     databases: BTreeMap<String, Place>,
     peers: BTreeMap<u16, Place>,
@@ -27,12 +27,14 @@ impl Places {
     }
 
     /// The line of a setting, if the file names it.
-    pub(super) fn setting(&self, name: &str) -> Option<&Place> {
+    #[must_use]
+    pub fn setting(&self, name: &str) -> Option<&Place> {
         self.settings.get(name)
     }
 
     /// The line of an entry of `[databases]`.
-    pub(super) fn database(&self, name: &str) -> Option<&Place> {
+    #[must_use]
+    pub fn database(&self, name: &str) -> Option<&Place> {
         self.databases.get(name)
     }
 }

@@ -163,6 +163,10 @@ settings! {
     unix_socket_mode: FileMode = Some("0777"), Mode, (0, 0o7777), Boot, None, Works, Pgbouncer, "Permissions of the Unix socket.";
     user: Nullable = None, Text, ANY, Boot, None, Works, Pgbouncer, "The system user to become after the start.";
     verbose: Option<u32> = None, Int, ANY, Reload, None, Works, Pgbouncer, "How much to log, 0 to 3; as the flag -v.";
+    drain_grace: Duration = Some("5"), Time, ANY, Reload, None, Works, Pgtandem, "In a shutdown that waits, leave clients alone this long, to go by themselves.";
+    drain_spread: Duration = Some("15"), Time, ANY, Reload, None, Works, Pgtandem, "After drain_grace, close clients between transactions, evenly over this time; 0 = all at once.";
+    drain_timeout: Duration = Some("45"), Time, ANY, Reload, None, Works, Pgtandem, "End a shutdown after this time, closing who is left; 0 = wait for ever, as PgBouncer.";
+    handover_timeout: Duration = Some("30"), Time, ANY, Reload, None, Works, Pgtandem, "How long a restart waits for clients whose query is still running before it tells them to go.";
     log_format: LogFormat = Some("pgbouncer"), Choice(LogFormat::WORDS), ANY, Boot, None, Works, Pgtandem, "The form of log lines.";
     worker_threads: u32 = Some("0"), Int, (0, 1024), Boot, None, Works, Pgtandem, "Threads that move data; 0 = one for each CPU core.";
 }

@@ -29,7 +29,14 @@ fn show_config_has_the_rows_of_pgbouncer_first() {
     let expected: Vec<&str> = expected.lines().collect();
     assert_eq!(expected.len(), 100);
     assert_eq!(lines[..100], expected[..]);
-    assert_eq!(lines[100..], ["log_format|pgbouncer|pgbouncer|no", "worker_threads|0|0|no"]);
+    let own = [
+        "drain_grace|5|5|yes",
+        "drain_spread|15|15|yes",
+        "drain_timeout|45|45|yes",
+        "log_format|pgbouncer|pgbouncer|no",
+        "worker_threads|0|0|no",
+    ];
+    assert_eq!(lines[100..], own);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The command line: PgBouncer's flags, and the commands `check` and `convert`.
+//! The command line: PgBouncer's flags, and the commands `check`, `convert` and `doctor`.
 //!
 //! Errors read as PgBouncer's (getopt's words, then the `Try` line) and end with status 1, so that scripts written for it
 //! go on working.
@@ -8,9 +8,12 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+use super::doctor;
 
 /// The first line of `--version` and the value of `SHOW VERSION`: it starts as PgBouncer's does, since tools match that.
 pub const VERSION_LINE: &str = concat!("PgBouncer 1.25.2 (pgtandem ", env!("CARGO_PKG_VERSION"), ")");
@@ -35,6 +38,8 @@ pub enum Invocation {
         /// The configuration file.
         file: PathBuf,
     },
+    /// Look at everything that a start with a configuration file needs, serve nothing.
+    Doctor(doctor::Options),
     /// Print [`version_text`].
     Version,
     /// Print this text.
@@ -63,6 +68,7 @@ pub struct Run {
 pub struct UsageError {
     program: String,
     reason: String,
+    status: u8,
 }
 
 impl fmt::Display for UsageError {
@@ -75,19 +81,22 @@ impl std::error::Error for UsageError {}
 
 /// Read the command line, the program's name first (as it was called: it stands in help and errors).
 ///
-/// A first argument `check` or `convert` is the command, even if there is a file of that name; `./check` and `-- check` are files.
+/// A first argument `check`, `convert` or `doctor` is the command, even if there is a file of that name; `./check` and `-- check`
+/// are files.
 ///
 /// # Errors
 /// What getopt would say against it, or `no configuration file specified`.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
-    let mut args = args.into_iter().peekable();
-    let program = args.peek().map_or_else(|| "pgtandem".to_owned(), |name| name.to_string_lossy().into_owned());
+    let args: Vec<OsString> = args.into_iter().collect();
+    let program = args.first().map_or_else(|| "pgtandem".to_owned(), |name| name.to_string_lossy().into_owned());
+    // To a monitoring system, 1 would be a warning about what was looked at.
+    let status = if args.get(1).is_some_and(|word| word == "doctor") { doctor::UNKNOWN } else { 1 };
     match command(&program).try_get_matches_from(args) {
-        Ok(matches) => invocation(&matches).ok_or_else(|| UsageError { reason: NO_FILE.to_owned(), program }),
+        Ok(matches) => invocation(&matches).ok_or_else(|| UsageError { reason: NO_FILE.to_owned(), program, status }),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp => Ok(Invocation::Help(error.render().to_string())),
             ErrorKind::DisplayVersion => Ok(Invocation::Version),
-            _ => Err(UsageError { reason: reason(&error), program }),
+            _ => Err(UsageError { reason: reason(&error), program, status }),
         },
     }
 }
@@ -120,11 +129,11 @@ pub fn fail(error: &dyn fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Print why the command line is refused on stderr; the exit status is 1.
+/// Print why the command line is refused on stderr; the exit status is 1, or 3 for `doctor`.
 #[must_use]
 pub fn refuse(error: &UsageError) -> ExitCode {
     let _ = writeln!(io::stderr().lock(), "{error}");
-    ExitCode::FAILURE
+    ExitCode::from(error.status)
 }
 
 const NO_FILE: &str = "no configuration file specified";
@@ -155,6 +164,17 @@ fn command(program: &str) -> Command {
         .arg(file())
         .subcommand(Command::new("check").override_help(help(program)).arg(flag("quiet", 'q')).arg(file()))
         .subcommand(Command::new("convert").override_help(help(program)).arg(file()))
+        .subcommand(
+            Command::new("doctor")
+                .override_help(help(program))
+                .args_override_self(true)
+                .infer_long_args(true)
+                .arg(flag("quiet", 'q'))
+                .arg(Arg::new("json").long("json").action(ArgAction::SetTrue))
+                .arg(Arg::new("timeout").long("timeout").value_parser(value_parser!(u64).range(1..=3600)))
+                .arg(Arg::new("user").long("user").short('u').allow_hyphen_values(true))
+                .arg(file()),
+        )
 }
 
 fn help(program: &str) -> String {
@@ -165,6 +185,7 @@ Usage:
   {program} [OPTION]... CONFIG_FILE
   {program} check [-q] CONFIG_FILE
   {program} convert CONFIG_FILE
+  {program} doctor [-q] [--json] [--timeout=SECONDS] [-u USERNAME] CONFIG_FILE
 
 Options:
   -d, --daemon         run in background (as a daemon)
@@ -178,6 +199,11 @@ Options:
 Commands:
   check                say all that is wrong with CONFIG_FILE (with -q only that), then exit
   convert              print CONFIG_FILE in the native TOML form, then exit
+  doctor               look at all that serving CONFIG_FILE needs: user, files, directories, ports, limits,
+                       certificates, servers and logins, clock; say what is wrong and what to do. Changes nothing.
+                       -q: only what is wrong; --json: for programs; -u: look as USERNAME (root can);
+                       --timeout: give up after so many seconds (15).
+                       Exit status, as monitoring plugins: 0 nothing wrong, 1 warnings, 2 errors, 3 nothing looked at
 
 To serve from a file that is named as a command, write ./check.
 "
@@ -188,6 +214,13 @@ fn invocation(matches: &ArgMatches) -> Option<Invocation> {
     let file = |matches: &ArgMatches| matches.get_one::<PathBuf>("file").cloned();
     match matches.subcommand() {
         Some(("check", sub)) => Some(Invocation::Check { file: file(sub)?, quiet: sub.get_flag("quiet") }),
+        Some(("doctor", sub)) => Some(Invocation::Doctor(doctor::Options {
+            file: file(sub)?,
+            quiet: sub.get_flag("quiet"),
+            json: sub.get_flag("json"),
+            user: sub.get_one::<String>("user").cloned(),
+            timeout: sub.get_one("timeout").map_or(doctor::TIMEOUT, |seconds| Duration::from_secs(*seconds)),
+        })),
         Some((_, sub)) => Some(Invocation::Convert { file: file(sub)? }),
         None => Some(Invocation::Run(Run {
             config: file(matches)?,
@@ -220,6 +253,7 @@ fn reason(error: &clap::Error) -> String {
             format!("option '{option}' requires an argument")
         }
         ErrorKind::TooManyValues => format!("option '{option}' doesn't allow an argument"),
+        ErrorKind::ValueValidation => format!("option '{option}' takes a number from 1 to 3600"),
         ErrorKind::InvalidUtf8 => "an option's value is not UTF-8 text".to_owned(),
         _ => error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
     }
@@ -280,6 +314,14 @@ mod tests {
         assert_eq!(parsed("p check -q f"), Ok(Invocation::Check { file: "f".into(), quiet: true }));
         assert_eq!(parsed("p check check"), Ok(Invocation::Check { file: "check".into(), quiet: false }));
         assert_eq!(parsed("p convert f"), Ok(Invocation::Convert { file: "f".into() }));
+        let doctor = |line: &str| match parsed(line) {
+            Ok(Invocation::Doctor(options)) => options,
+            other => panic!("{line}: {other:?}"),
+        };
+        let plain = doctor("p doctor f");
+        assert_eq!((plain.quiet, plain.json, plain.user, plain.timeout), (false, false, None, doctor::TIMEOUT));
+        let all = doctor("p doctor -q --json --timeout 3 -u a f");
+        assert_eq!((all.quiet, all.json, all.user.as_deref(), all.timeout.as_secs()), (true, true, Some("a"), 3));
         assert_eq!(run("p ./check").config, PathBuf::from("./check"));
         assert_eq!(run("p -- check").config, PathBuf::from("check"));
         assert_eq!(run("p -d check").config, PathBuf::from("check"));
@@ -294,6 +336,8 @@ mod tests {
             ("/x/p -d", "no configuration file specified"),
             ("/x/p check", "no configuration file specified"),
             ("/x/p convert", "no configuration file specified"),
+            ("/x/p doctor", "no configuration file specified"),
+            ("/x/p doctor --timeout 0 f", "option '--timeout' takes a number from 1 to 3600"),
             ("/x/p --bad f", "unrecognized option '--bad'"),
             ("/x/p --bad=1 f", "unrecognized option '--bad'"),
             ("/x/p -x f", "invalid option -- 'x'"),

@@ -1,13 +1,13 @@
 //! From a configuration file to everything that is built of it: TLS, users, parameters of sessions and pools. All or nothing:
 //! what is returned here is complete, and what fails leaves the running configuration as it was.
 
-use std::fs;
 use std::io;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::directory::{ConfigDirectory, Numbers};
+use super::files::{Files, Kind};
 use crate::auth::{Method, UserList};
 use crate::config::{self, AuthType, Config, Problem, Settings};
 use crate::net::dial::TcpOptions;
@@ -15,6 +15,7 @@ use crate::pool::GlobalParams;
 use crate::session::io::route::{LogParams, Params};
 use crate::session::params::Tracked;
 use crate::tls::{Acceptor, AcceptorParams, Connector, ConnectorParams, PemFile, SslMode, TlsError};
+use zeroize::Zeroizing;
 
 /// A configuration that can be put in force.
 pub struct Setup {
@@ -30,6 +31,31 @@ pub struct Setup {
     pub tls_warnings: Vec<String>,
     /// What to log about the rest.
     pub warnings: Vec<String>,
+}
+
+/// The first configuration of a process, built before it gave up the privileges that reading it may take.
+pub struct Boot {
+    /// What was built.
+    pub setup: Setup,
+    /// Ids of databases and users, for later reloads.
+    pub numbers: Arc<Mutex<Numbers>>,
+    /// The parameters that follow clients, fixed at start.
+    pub tracked: Arc<Tracked>,
+    /// What has read the files, for later reloads.
+    pub files: Files,
+}
+
+impl Boot {
+    /// Builds everything of `config`, which `files` has read.
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub fn new(config: Config, files: Files) -> Result<Self, SetupError> {
+        let numbers = Arc::new(Mutex::new(Numbers::default()));
+        let tracked = tracked(&config.settings);
+        let setup = build(config, &numbers, &tracked, &files)?;
+        Ok(Self { setup, numbers, tracked, files })
+    }
 }
 
 /// Why a configuration cannot be put in force.
@@ -61,57 +87,71 @@ impl From<TlsError> for SetupError {
 ///
 /// # Errors
 /// [`SetupError::Config`], everything that is wrong at once.
-pub fn read(path: &Path) -> Result<(Config, Vec<Problem>), SetupError> {
-    config::load(path, &mut |path| fs::read(path)).map_err(SetupError::Config)
+pub fn read(path: &Path, files: &Files) -> Result<(Config, Vec<Problem>), SetupError> {
+    files.begin();
+    config::load(path, &mut |path| files.read(path, Kind::Configuration)).map_err(SetupError::Config)
 }
 
 /// Builds everything of a configuration.
 ///
 /// # Errors
 /// [`SetupError`].
-pub fn build(config: Config, numbers: &Arc<Mutex<Numbers>>, tracked: &Arc<Tracked>) -> Result<Setup, SetupError> {
-    let mut warnings = Vec::new();
-    let acceptor = acceptor(&config.settings, &mut warnings)?;
-    let connector = Arc::new(connector(&config.settings, &mut warnings)?);
-    assemble(config, (acceptor, connector), numbers, tracked, warnings)
+pub fn build(
+    config: Config,
+    numbers: &Arc<Mutex<Numbers>>,
+    tracked: &Arc<Tracked>,
+    files: &Files,
+) -> Result<Setup, SetupError> {
+    let settings = &config.settings;
+    let (mut tls_warnings, mut warnings) = (Vec::new(), Vec::new());
+    let acceptor = acceptor(settings, files, &mut tls_warnings)?;
+    let connector = Arc::new(connector(settings, files, &mut tls_warnings)?);
+    let users = Arc::new(users(settings, files, &mut warnings)?);
+    Ok(assemble(config, (acceptor, connector), users, numbers, tracked, (tls_warnings, warnings)))
 }
 
 /// As [`build`], but where the TLS settings cannot be used those of `running` stay in force (PgBouncer: a SET of half of a new
-/// set of files must not fail). The second value tells why, if so.
+/// set of files must not fail), and where the file of users cannot be read, as it is named now, so do its users. The second
+/// value tells why TLS was kept, if so.
 ///
 /// # Errors
 /// [`SetupError`], but for those of TLS.
-pub fn build_keeping_tls(
+pub fn build_keeping(
     config: Config,
-    running: &Params,
+    (running, directory): (&Params, &ConfigDirectory),
     numbers: &Arc<Mutex<Numbers>>,
+    files: &Files,
 ) -> Result<(Setup, Option<SetupError>), SetupError> {
-    let mut warnings = Vec::new();
     let settings = &config.settings;
-    let fresh = acceptor(settings, &mut warnings)
-        .and_then(|acceptor| Ok((acceptor, Arc::new(connector(settings, &mut warnings)?))));
+    let (mut tls_warnings, mut warnings) = (Vec::new(), Vec::new());
+    let fresh = acceptor(settings, files, &mut tls_warnings)
+        .and_then(|acceptor| Ok((acceptor, Arc::new(connector(settings, files, &mut tls_warnings)?))));
     let (tls, problem) = match fresh {
         Ok(tls) => (tls, None),
         Err(error) => ((running.acceptor.clone(), Arc::clone(&running.connector)), Some(error)),
     };
-    Ok((assemble(config, tls, numbers, &running.tracked, warnings)?, problem))
+    let same_file = settings.auth_file.get() == directory.config().settings.auth_file.get();
+    let users = match users(settings, files, &mut warnings) {
+        Ok(users) => Arc::new(users),
+        Err(_) if same_file => Arc::clone(directory.users()),
+        Err(error) => return Err(error),
+    };
+    Ok((assemble(config, tls, users, numbers, &running.tracked, (tls_warnings, warnings)), problem))
 }
 
 fn assemble(
     config: Config,
     (acceptor, connector): (Option<Arc<Acceptor>>, Arc<Connector>),
+    users: Arc<UserList>,
     numbers: &Arc<Mutex<Numbers>>,
     tracked: &Arc<Tracked>,
-    tls_warnings: Vec<String>,
-) -> Result<Setup, SetupError> {
-    let settings = &config.settings;
-    let mut warnings = Vec::new();
-    let users = Arc::new(users(settings, &mut warnings)?);
-    let params = params(settings, acceptor, connector, &users, tracked);
-    let globals = globals(settings);
+    (tls_warnings, warnings): (Vec<String>, Vec<String>),
+) -> Setup {
+    let params = params(&config.settings, acceptor, connector, &users, tracked);
+    let globals = globals(&config.settings);
     let config = Arc::new(config);
     let directory = Arc::new(ConfigDirectory::new(Arc::clone(&config), users, Arc::clone(numbers)));
-    Ok(Setup { config, directory, params, globals, tls_warnings, warnings })
+    Setup { config, directory, params, globals, tls_warnings, warnings }
 }
 
 /// The parameters that follow clients, from the settings at start.
@@ -137,23 +177,32 @@ fn system_text(error: &io::Error) -> String {
 }
 
 /// A file named by a TLS setting; nothing if the setting is empty.
-fn tls_file(setting: &str, path: &str) -> Result<Option<Vec<u8>>, SetupError> {
+fn tls_file(setting: &str, path: &str, files: &Files) -> Result<Option<Zeroizing<Vec<u8>>>, SetupError> {
     if path.is_empty() {
         return Ok(None);
     }
     let describe =
         |error: io::Error| SetupError::Tls(format!("{setting}: could not read \"{path}\": {}", system_text(&error)));
-    fs::read(path).map(Some).map_err(describe)
+    let kind = if setting.ends_with("_key_file") { Kind::PrivateKey } else { Kind::Plain };
+    files.read(Path::new(path), kind).map(Zeroizing::new).map(Some).map_err(describe)
 }
 
-fn acceptor(settings: &Settings, warnings: &mut Vec<String>) -> Result<Option<Arc<Acceptor>>, SetupError> {
+/// TLS towards clients; `None` if it is switched off. What should be logged is added to `warnings`.
+///
+/// # Errors
+/// [`SetupError::Tls`].
+pub(super) fn acceptor(
+    settings: &Settings,
+    files: &Files,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Arc<Acceptor>>, SetupError> {
     let sslmode = tls_mode(settings.client_tls_sslmode);
     if sslmode == SslMode::Disable {
         return Ok(None);
     }
-    let cert = tls_file("client_tls_cert_file", &settings.client_tls_cert_file)?;
-    let key = tls_file("client_tls_key_file", &settings.client_tls_key_file)?;
-    let ca = tls_file("client_tls_ca_file", &settings.client_tls_ca_file)?;
+    let cert = tls_file("client_tls_cert_file", &settings.client_tls_cert_file, files)?;
+    let key = tls_file("client_tls_key_file", &settings.client_tls_key_file, files)?;
+    let ca = tls_file("client_tls_ca_file", &settings.client_tls_ca_file, files)?;
     let (Some(cert), Some(key)) = (&cert, &key) else {
         let text =
             "client_tls_sslmode needs client_tls_cert_file and client_tls_key_file; name both, or set it to disable";
@@ -163,7 +212,7 @@ fn acceptor(settings: &Settings, warnings: &mut Vec<String>) -> Result<Option<Ar
         sslmode,
         cert: PemFile { path: &settings.client_tls_cert_file, bytes: cert },
         key: PemFile { path: &settings.client_tls_key_file, bytes: key },
-        ca: ca.as_deref().map(|bytes| PemFile { path: &settings.client_tls_ca_file, bytes }),
+        ca: ca.as_ref().map(|bytes| PemFile { path: &settings.client_tls_ca_file, bytes }),
         protocols: &settings.client_tls_protocols,
         ciphers: &settings.client_tls_ciphers,
         tls13_ciphers: settings.client_tls13_ciphers.get().unwrap_or_default(),
@@ -174,19 +223,27 @@ fn acceptor(settings: &Settings, warnings: &mut Vec<String>) -> Result<Option<Ar
     Ok(Some(Arc::new(acceptor)))
 }
 
-fn connector(settings: &Settings, warnings: &mut Vec<String>) -> Result<Connector, SetupError> {
+/// TLS towards servers. What should be logged is added to `warnings`.
+///
+/// # Errors
+/// [`SetupError::Tls`].
+pub(super) fn connector(
+    settings: &Settings,
+    files: &Files,
+    warnings: &mut Vec<String>,
+) -> Result<Connector, SetupError> {
     let sslmode = tls_mode(settings.server_tls_sslmode);
     let (mut cert, mut key, mut ca) = (None, None, None);
     if sslmode != SslMode::Disable {
-        cert = tls_file("server_tls_cert_file", &settings.server_tls_cert_file)?;
-        key = tls_file("server_tls_key_file", &settings.server_tls_key_file)?;
-        ca = tls_file("server_tls_ca_file", &settings.server_tls_ca_file)?;
+        cert = tls_file("server_tls_cert_file", &settings.server_tls_cert_file, files)?;
+        key = tls_file("server_tls_key_file", &settings.server_tls_key_file, files)?;
+        ca = tls_file("server_tls_ca_file", &settings.server_tls_ca_file, files)?;
     }
     let connector = Connector::new(&ConnectorParams {
         sslmode,
-        ca: ca.as_deref().map(|bytes| PemFile { path: &settings.server_tls_ca_file, bytes }),
-        cert: cert.as_deref().map(|bytes| PemFile { path: &settings.server_tls_cert_file, bytes }),
-        key: key.as_deref().map(|bytes| PemFile { path: &settings.server_tls_key_file, bytes }),
+        ca: ca.as_ref().map(|bytes| PemFile { path: &settings.server_tls_ca_file, bytes }),
+        cert: cert.as_ref().map(|bytes| PemFile { path: &settings.server_tls_cert_file, bytes }),
+        key: key.as_ref().map(|bytes| PemFile { path: &settings.server_tls_key_file, bytes }),
         protocols: &settings.server_tls_protocols,
         ciphers: &settings.server_tls_ciphers,
         tls13_ciphers: settings.server_tls13_ciphers.get().unwrap_or_default(),
@@ -195,9 +252,9 @@ fn connector(settings: &Settings, warnings: &mut Vec<String>) -> Result<Connecto
     Ok(connector)
 }
 
-fn users(settings: &Settings, warnings: &mut Vec<String>) -> Result<UserList, SetupError> {
+fn users(settings: &Settings, files: &Files, warnings: &mut Vec<String>) -> Result<UserList, SetupError> {
     let Some(path) = settings.auth_file.get() else { return Ok(UserList::default()) };
-    match fs::read(path) {
+    match files.read(Path::new(path), Kind::Users).map(Zeroizing::new) {
         Ok(bytes) => {
             let (users, odd) = UserList::parse(&bytes);
             warnings.extend(odd.iter().map(|w| format!("{path}:{}: {}", w.line, w.text)));
@@ -255,20 +312,25 @@ fn params(
         login_notify_message: settings.login_notify_message.clone(),
         ignored_startup_parameters: settings.ignore_startup_parameters.iter().map(str::to_owned).collect(),
         tracked: Arc::clone(tracked),
-        tcp: TcpOptions {
-            keepalive: settings.tcp_keepalive,
-            keepidle_s: settings.tcp_keepidle,
-            keepintvl_s: settings.tcp_keepintvl,
-            keepcnt: settings.tcp_keepcnt,
-            user_timeout_ms: settings.tcp_user_timeout,
-            socket_buffer_len: settings.tcp_socket_buffer,
-        },
+        tcp: tcp_options(settings),
         connector,
         log: LogParams {
             connections: settings.log_connections,
             disconnections: settings.log_disconnections,
             pooler_errors: settings.log_pooler_errors,
         },
+    }
+}
+
+/// Options of TCP sockets on both sides.
+pub(super) fn tcp_options(settings: &Settings) -> TcpOptions {
+    TcpOptions {
+        keepalive: settings.tcp_keepalive,
+        keepidle_s: settings.tcp_keepidle,
+        keepintvl_s: settings.tcp_keepintvl,
+        keepcnt: settings.tcp_keepcnt,
+        user_timeout_ms: settings.tcp_user_timeout,
+        socket_buffer_len: settings.tcp_socket_buffer,
     }
 }
 

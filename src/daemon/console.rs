@@ -5,9 +5,11 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
 
 use super::directory::{CONSOLE_DATABASE, admin_entry};
 use super::run::Daemon;
@@ -50,16 +52,30 @@ pub async fn serve(daemon: &Arc<Daemon>, mut client: Client) {
     client.info.set_doing(Doing::Active);
     let reason = match run(daemon, &mut client, rights).await {
         Ok(reason) => reason,
-        Err(error) => format!("client unexpected eof ({error})"),
+        Err(error) => match client.info.ending() {
+            Some(Ending { fault, .. }) => dismiss(&mut client, &fault).await,
+            None => format!("client unexpected eof ({error})"),
+        },
     };
     client.presence = None;
     if daemon.config().settings.log_disconnections {
         let age_s = crate::clock::Time::now().since(client.info.connected_at).as_secs();
-        tracing::info!("{} closing because: {reason} (age={age_s}s)", client.info);
+        tracing::info!(subject = %client.info.subject(), "{} closing because: {reason} (age={age_s}s)", client.info);
     }
     // The client may be gone already.
     let _ = client.stream.shutdown().await;
 }
+
+/// Tells a client why it must go; one that does not read is not waited for.
+async fn dismiss(client: &mut Client, fault: &Fault) -> String {
+    let mut out = Vec::new();
+    reply::put_error(&mut out, fault);
+    let _ = timeout(LAST_WORDS_MAX, send(client, &out)).await;
+    fault.text.to_string()
+}
+
+/// How long a client may take to read why it must go.
+const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
 
 async fn run(daemon: &Arc<Daemon>, client: &mut Client, rights: Rights) -> io::Result<String> {
     let mut out = admin::welcome([]).to_vec();
@@ -82,7 +98,7 @@ async fn run(daemon: &Arc<Daemon>, client: &mut Client, rights: Rights) -> io::R
                 stats.transactions.fetch_add(1, Ordering::Relaxed);
             }
             for fault in errors {
-                tracing::warn!("{} pooler error: {fault}", client.info);
+                tracing::warn!(subject = %client.info.subject(), "{} pooler error: {fault}", client.info);
             }
             send(client, &reply).await?;
             match then {
@@ -215,11 +231,12 @@ fn perform_other(daemon: &Daemon, action: &Action) -> ActionResult {
             None => ActionResult::Refused(Refusal::NoSuchClient),
         },
         Action::Shutdown(mode) => {
-            daemon.shutdown.advance(match mode {
+            let phase = match mode {
                 ShutdownMode::Now => Phase::Now,
                 ShutdownMode::WaitForServers => Phase::WaitForServers,
                 ShutdownMode::WaitForClients => Phase::WaitForClients,
-            });
+            };
+            daemon.shutdown.advance(phase, &daemon.shared);
             ActionResult::Done
         }
         _ => ActionResult::Failed(Fault::error(Culprit::Us, "internal error: action not performed")),

@@ -3,12 +3,15 @@
 //! Every line leaves in one write(2) before the call that logged it returns: what a client is told is in the log by then, and
 //! nothing is lost when the process dies. Lines of several processes that append to one file do not mix (O_APPEND).
 
+mod journal;
 mod line;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::{File, OpenOptions};
+use std::future::poll_fn;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -19,11 +22,11 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
-use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::pidfile::remedy;
+use self::journal::Journal;
+use super::places::remedy;
 use crate::config::LogFormat;
 
 /// The target of events that end the process; they are logged as FATAL, not ERROR.
@@ -31,6 +34,23 @@ pub const FATAL: &str = "fatal";
 
 /// From this verbosity on, events of the libraries are logged too.
 const LIBRARIES_VERBOSITY: u32 = 3;
+
+thread_local! {
+    /// Is this thread at work for something that must leave no trace?
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does the work without a line in the log. (A dispatcher of tracing's own would not do: it would decide for everybody whether
+/// a place that logs is enabled, if it came there first.)
+pub fn quietly<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
+    let mut work = Box::pin(work);
+    poll_fn(move |cx| {
+        let before = QUIET.replace(true);
+        let polled = work.as_mut().poll(cx);
+        QUIET.set(before);
+        polled
+    })
+}
 
 /// Log why the process cannot go on. The caller ends it.
 pub fn fatal(reason: &dyn fmt::Display) {
@@ -82,9 +102,19 @@ impl Log {
 
     fn new(verbosity: u32, stderr: bool) -> Self {
         // As PgBouncer does: what systemd would wrap into a journal entry goes there as one, with its priority.
-        let journal = if stderr_is_journal() { Journal::connect().ok() } else { None };
+        let marked = stderr_is_journal();
+        let journal = if marked { Journal::connect().ok() } else { None };
         let stderr = if stderr { Stderr::Open } else { Stderr::Quiet };
-        let sinks = Sinks { file: None, stderr, form: LogFormat::Pgbouncer, journal };
+        Self::of(verbosity, Sinks { file: None, stderr, marked, form: LogFormat::Pgbouncer, journal })
+    }
+
+    #[cfg(test)]
+    fn with_journal(verbosity: u32, journal: Journal) -> Self {
+        let (stderr, form) = (Stderr::Quiet, LogFormat::Pgbouncer);
+        Self::of(verbosity, Sinks { file: None, stderr, marked: false, form, journal: Some(journal) })
+    }
+
+    fn of(verbosity: u32, sinks: Sinks) -> Self {
         Self { shared: Arc::new(Shared { verbosity: AtomicU32::new(verbosity), sinks: RwLock::new(sinks) }) }
     }
 
@@ -167,6 +197,8 @@ impl Shared {
 struct Sinks {
     file: Option<File>,
     stderr: Stderr,
+    /// Stderr leads to the journal, which takes priorities from the beginning of lines (sd-daemon(3)).
+    marked: bool,
     form: LogFormat,
     journal: Option<Journal>,
 }
@@ -175,27 +207,6 @@ struct Sinks {
 enum Stderr {
     Open,
     Quiet,
-}
-
-/// The journal, twice: its layer fixes one priority per level, and FATAL shares a level with ERROR.
-struct Journal {
-    normal: tracing_journald::Layer,
-    fatal: tracing_journald::Layer,
-}
-
-impl Journal {
-    fn connect() -> io::Result<Self> {
-        let layer = |error| -> io::Result<_> {
-            Ok(tracing_journald::layer()?.with_priority_mappings(PriorityMappings {
-                error,
-                warn: Priority::Warning,
-                info: Priority::Informational,
-                debug: Priority::Debug,
-                trace: Priority::Debug,
-            }))
-        };
-        Ok(Self { normal: layer(Priority::Error)?, fatal: layer(Priority::Critical)? })
-    }
 }
 
 struct LogLayer {
@@ -216,7 +227,10 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
         Some(LevelFilter::from_level(level(self.shared.verbosity.load(Ordering::Relaxed))))
     }
 
-    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if QUIET.get() {
+            return;
+        }
         let sinks = self.shared.sinks();
         let use_journal = match sinks.form {
             LogFormat::Journald => true,
@@ -224,22 +238,28 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
             LogFormat::Json => false,
         };
         let journal = sinks.journal.as_ref().filter(|_| use_journal);
-        let stderr = sinks.stderr == Stderr::Open && journal.is_none();
+        // A journal that takes nothing: stderr is the second best.
+        let written = journal.is_some_and(|journal| journal.write(event).is_ok());
+        let stderr = sinks.stderr == Stderr::Open && !written;
         if sinks.file.is_some() || stderr {
             line::with_line(event, sinks.form == LogFormat::Json, |line| {
                 if let Some(file) = &sinks.file {
                     write_line(file, line);
                 }
-                if stderr {
+                if stderr && sinks.marked {
+                    write_line(io::stderr().lock(), &with_priority(line, journal::priority(event)));
+                } else if stderr {
                     write_line(io::stderr().lock(), line);
                 }
             });
         }
-        if let Some(journal) = journal {
-            let layer = if line::is_fatal(event) { &journal.fatal } else { &journal.normal };
-            layer.on_event(event, context);
-        }
     }
+}
+
+/// Each line with its priority in front, as the journal reads them from stderr.
+fn with_priority(text: &[u8], priority: u8) -> Vec<u8> {
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
+    lines.flat_map(|line| [format!("<{priority}>").as_bytes(), line].concat()).collect()
 }
 
 /// One write(2) per line. A full disk or a closed stderr must not stop the service, so errors end here.

@@ -1,24 +1,33 @@
 //! The pidfile: says which process serves, and keeps a second instance from starting beside it.
 //!
 //! The file is locked (flock(2)) for as long as the process lives, so that a file left over by a crash or a reboot is told from
-//! one that is in use even if its number now belongs to another program.
+//! one that is in use even if its number now belongs to another program. The lock belongs to the open file, not to the process:
+//! who gets the descriptor from a process that serves holds the lock too, and it is never free in between.
+//!
+//! A process on its way out shares its lock, so that `pkill` and a start right behind it need no `sleep` in between.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::kill;
-use nix::unistd::{Pid, User, geteuid};
+use nix::unistd::Pid;
+
+use super::places::remedy;
 
 /// Attempts against processes that come and go at the same moment.
 const ATTEMPTS: usize = 20;
 /// More than any process id takes.
 const CONTENT_MAX: u64 = 64;
+/// How often a start looks whether a process on its way out has gone.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Why there is no pidfile.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +35,18 @@ pub enum PidFileError {
     /// Another instance serves.
     #[error("pidfile '{}' exists, another instance running? {holder}; stop that first, or set another pidfile", path.display())]
     Held {
+        /// The setting `pidfile`.
+        path: PathBuf,
+        /// Who has it.
+        holder: Holder,
+    },
+    /// Another instance is on its way out and takes longer than a start waits.
+    #[error(
+        "pidfile '{}' exists: {holder} and is shutting down, but waits for clients or servers; wait for it, or send it SIGQUIT \
+         to end at once",
+        path.display()
+    )]
+    Ending {
         /// The setting `pidfile`.
         path: PathBuf,
         /// Who has it.
@@ -73,9 +94,36 @@ impl std::fmt::Display for Holder {
 pub struct PidFile {
     path: PathBuf,
     locked: File,
+    passed_on: bool,
 }
 
 impl PidFile {
+    /// Is there another instance? Changes nothing, so that it can be asked before sockets are opened, in whose place it would
+    /// else be told that the port is taken. One on its way out is waited for, `patience` at most.
+    ///
+    /// # Errors
+    /// [`PidFileError::Held`], [`PidFileError::Ending`], [`PidFileError::NotOurs`], [`PidFileError::System`].
+    pub fn check(path: &Path, patience: Duration) -> Result<(), PidFileError> {
+        let deadline = Instant::now() + patience;
+        let mut told = false;
+        loop {
+            let Some(mut old) = find(path)? else { return Ok(()) };
+            let holder = match judge(path, &mut old)? {
+                Found::Stale | Found::Gone => return Ok(()),
+                Found::Ending(holder) => holder,
+            };
+            drop(old); // With it the lock by which it was judged.
+            if Instant::now() >= deadline {
+                return Err(PidFileError::Ending { path: path.to_owned(), holder });
+            }
+            if !told {
+                tracing::info!("pidfile '{}': {holder} and is shutting down, waiting for its end", path.display());
+                told = true;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
     /// Make the file, or take over one that a process left behind. Call it in the process that serves, after a change of
     /// user and of process (`--daemon`), as PgBouncer does.
     ///
@@ -84,20 +132,72 @@ impl PidFile {
     pub fn create(path: &Path) -> Result<Self, PidFileError> {
         let system = |action| move |error| PidFileError::System { action, path: path.to_owned(), error };
         for _ in 0..ATTEMPTS {
-            // A link is not followed: in a directory that all may write to it could lead anywhere.
-            let found = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
-            match found {
-                Ok(old) => clear_stale(path, old)?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    match publish(path).map_err(system("create"))? {
-                        Some(locked) => return Ok(Self { path: path.to_owned(), locked }),
-                        None => continue,
+            if let Some(mut old) = find(path)? {
+                match judge(path, &mut old)? {
+                    Found::Stale => {
+                        tracing::info!("stale pidfile, removing");
+                        fs::remove_file(path).map_err(system("remove stale"))?;
                     }
+                    Found::Gone => {}
+                    Found::Ending(holder) => return Err(PidFileError::Ending { path: path.to_owned(), holder }),
                 }
-                Err(error) => return Err(system("open")(error)),
+            } else if let Some(locked) = publish(path).map_err(system("create"))? {
+                return Ok(Self { path: path.to_owned(), locked, passed_on: false });
             }
         }
         Err(PidFileError::Held { path: path.to_owned(), holder: Holder { pid: None, program: None } })
+    }
+
+    /// Take over the lock that another process passes on: `locked` is its [`PidFile::descriptor`]. The file still names that
+    /// process until [`PidFile::claim`].
+    ///
+    /// # Errors
+    /// [`PidFileError::Held`] if the descriptor is not that of the locked file at `path`.
+    pub fn inherit(locked: OwnedFd, path: &Path) -> Result<Self, PidFileError> {
+        let system = |action| move |error| PidFileError::System { action, path: path.to_owned(), error };
+        let locked = File::from(locked);
+        let held =
+            |pid| PidFileError::Held { path: path.to_owned(), holder: Holder { pid, program: pid.and_then(program) } };
+        if !is_at(&locked, path) {
+            return Err(held(None));
+        }
+        match locked.try_lock() {
+            // Held already, by the very same open file.
+            Ok(()) => Ok(Self { path: path.to_owned(), locked, passed_on: true }),
+            Err(TryLockError::WouldBlock) => Err(held(written_in(&locked).ok().flatten())),
+            Err(TryLockError::Error(error)) => Err(system("lock")(error)),
+        }
+    }
+
+    /// Let the file name this process, which removes it when it ends: the last step of a hand-over, and the way back of one
+    /// that failed.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn claim(&mut self) -> Result<(), PidFileError> {
+        let system = |error| PidFileError::System { action: "write", path: self.path.clone(), error };
+        write_pid(&self.locked).map_err(system)?;
+        self.passed_on = false;
+        Ok(())
+    }
+
+    /// A successor serves now and has claimed the file: this process neither removes nor unlocks it.
+    pub fn pass_on(&mut self) {
+        self.passed_on = true;
+    }
+
+    /// What to send to a successor: a duplicate of it holds the same lock.
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.locked.as_fd()
+    }
+
+    /// This process is on its way out: a start now waits instead of giving up.
+    pub fn ending(&self) {
+        if !self.passed_on {
+            // At worst a start is refused, as if the process still served.
+            let _ = self.locked.try_lock_shared();
+        }
     }
 
     /// The file's path.
@@ -109,15 +209,39 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // A successor may have its own file there by now.
-        if is_at(&self.locked, &self.path) {
+        // A successor may have its own file there by now, or its own number in this one.
+        let names_us = || matches!(written_in(&self.locked), Ok(Some(pid)) if is_own(pid));
+        if !self.passed_on && is_at(&self.locked, &self.path) && names_us() {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Remove `old`, which was found at `path`, unless a process still needs it.
-fn clear_stale(path: &Path, mut old: File) -> Result<(), PidFileError> {
+fn is_own(pid: i32) -> bool {
+    u32::try_from(pid) == Ok(std::process::id())
+}
+
+/// The file that is there, if any.
+fn find(path: &Path) -> Result<Option<File>, PidFileError> {
+    // A link is not followed: in a directory that all may write to it could lead anywhere.
+    match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(PidFileError::System { action: "open", path: path.to_owned(), error }),
+    }
+}
+
+/// What a pidfile turned out to be that no serving process holds.
+enum Found {
+    /// Left behind. It stays locked as long as it is open, so that of many that start one removes it.
+    Stale,
+    /// Removed meanwhile.
+    Gone,
+    /// Held by a process on its way out.
+    Ending(Holder),
+}
+
+fn judge(path: &Path, old: &mut File) -> Result<Found, PidFileError> {
     let system = |action| move |error| PidFileError::System { action, path: path.to_owned(), error };
     let locked = match old.try_lock() {
         Ok(()) => true,
@@ -125,33 +249,51 @@ fn clear_stale(path: &Path, mut old: File) -> Result<(), PidFileError> {
         Err(TryLockError::Error(error)) => return Err(system("lock")(error)),
     };
     let mut content = String::new();
-    let read = (&mut old).take(CONTENT_MAX).read_to_string(&mut content);
+    let read = old.take(CONTENT_MAX).read_to_string(&mut content);
     let pid = content.trim().parse::<i32>().ok().filter(|pid| *pid > 0);
     if !locked {
-        let program = pid.and_then(program);
-        return Err(PidFileError::Held { path: path.to_owned(), holder: Holder { pid, program } });
+        let holder = Holder { pid, program: pid.and_then(program) };
+        return match old.try_lock_shared() {
+            Ok(()) if is_at(old, path) => Ok(Found::Ending(holder)),
+            Ok(()) => Ok(Found::Gone),
+            Err(_) => Err(PidFileError::Held { path: path.to_owned(), holder }),
+        };
     }
-    if !is_at(&old, path) {
-        return Ok(()); // Removed by its owner, or by another that starts: look again.
+    if !is_at(old, path) {
+        return Ok(Found::Gone); // By its owner, or by another that starts: look again.
     }
     match (read, pid) {
-        (Err(error), _) if error.kind() != io::ErrorKind::InvalidData => return Err(system("read")(error)),
-        (Ok(_), Some(pid)) => {
-            if let Some(holder) = unlocked_holder(pid) {
-                return Err(PidFileError::Held { path: path.to_owned(), holder });
-            }
-        }
-        (Ok(_), None) if content.trim().is_empty() => {}
-        _ => return Err(PidFileError::NotOurs { path: path.to_owned() }),
+        (Err(error), _) if error.kind() != io::ErrorKind::InvalidData => Err(system("read")(error)),
+        (Ok(_), Some(pid)) => match unlocked_holder(pid) {
+            Some(holder) => Err(PidFileError::Held { path: path.to_owned(), holder }),
+            None => Ok(Found::Stale),
+        },
+        (Ok(_), None) if content.trim().is_empty() => Ok(Found::Stale),
+        _ => Err(PidFileError::NotOurs { path: path.to_owned() }),
     }
-    tracing::info!("stale pidfile, removing");
-    fs::remove_file(path).map_err(system("remove stale"))
+}
+
+/// The process id in the file.
+fn written_in(file: &File) -> io::Result<Option<i32>> {
+    let mut content = [0; CONTENT_MAX as usize];
+    let len = file.read_at(&mut content, 0)?;
+    Ok(std::str::from_utf8(content.get(..len).unwrap_or_default()).ok().and_then(|text| text.trim().parse().ok()))
+}
+
+/// Write our process id in one call, so that a script never reads half of it: what a longer number leaves is blanked before it
+/// is cut off.
+fn write_pid(file: &File) -> io::Result<()> {
+    let pid = format!("{}\n", std::process::id());
+    let before = usize::try_from(file.metadata()?.len().min(CONTENT_MAX)).unwrap_or(0);
+    let padded = format!("{pid}{}", "\n".repeat(before.saturating_sub(pid.len())));
+    file.write_all_at(padded.as_bytes(), 0)?;
+    file.set_len(pid.len() as u64)
 }
 
 /// The living pooler that a file names without locking it, as PgBouncer does. After a reboot the number may be anyone's: a
 /// program of another name does not count.
 fn unlocked_holder(pid: i32) -> Option<Holder> {
-    if u32::try_from(pid) == Ok(std::process::id()) {
+    if is_own(pid) {
         return None; // In a container every start may get the same number.
     }
     if kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
@@ -179,18 +321,19 @@ fn publish(path: &Path) -> io::Result<Option<File>> {
     let mut name = path.file_name().unwrap_or(OsStr::new("pidfile")).to_owned();
     name.push(format!(".{pid}.{draft}.new"));
     let draft = path.with_file_name(name);
-    let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o644).open(&draft) {
+    let open = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&draft);
+    let file = match open() {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             // Ours by its number, so it was left by a crash.
             fs::remove_file(&draft)?;
-            OpenOptions::new().write(true).create_new(true).mode(0o644).open(&draft)?
+            open()?
         }
         opened => opened?,
     };
     let linked = file
         .try_lock()
         .map_err(io::Error::from)
-        .and_then(|()| file.write_all(format!("{pid}\n").as_bytes()))
+        .and_then(|()| write_pid(&file))
         .and_then(|()| fs::hard_link(&draft, path));
     // Some file systems have no hard links (link(2) says EPERM); only there two starts in the same instant can both succeed.
     let linked = match linked {
@@ -203,37 +346,6 @@ fn publish(path: &Path) -> io::Result<Option<File>> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// What to do about a file that cannot be made, ready to be typed; empty if there is no such advice.
-pub(super) fn remedy(path: &Path, error: &io::Error) -> String {
-    let parent = path.parent().unwrap_or(Path::new("."));
-    let directory = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    let user = match User::from_uid(geteuid()) {
-        Ok(Some(user)) => user.name,
-        _ => geteuid().to_string(),
-    };
-    let shown = quoted(directory);
-    match error.kind() {
-        io::ErrorKind::NotFound if !directory.exists() => {
-            format!(" (no such directory; make it: mkdir -p {shown} && chown {user} {shown})")
-        }
-        io::ErrorKind::PermissionDenied if path.exists() => {
-            let shown = quoted(path);
-            format!(" (user {user} may not use this file; let it: chown {user} {shown})")
-        }
-        io::ErrorKind::PermissionDenied => {
-            format!(" (user {user} may not write in that directory; let it: chown {user} {shown})")
-        }
-        _ => String::new(),
-    }
-}
-
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    let plain = |char: char| char.is_ascii_alphanumeric() || "/._-+@".contains(char);
-    if text.chars().all(plain) { text.into_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]
@@ -387,8 +499,74 @@ mod tests {
         let (dir, _) = place();
         let missing = dir.path().join("run it");
         let error = PidFile::create(&missing.join("p.pid")).unwrap_err().to_string();
-        let user = User::from_uid(geteuid()).unwrap().map_or_else(|| geteuid().to_string(), |user| user.name);
-        let shown = format!("'{}'", missing.display());
-        assert!(error.contains(&format!("mkdir -p {shown} && chown {user} {shown}")), "{error}");
+        assert!(error.starts_with("could not create pidfile '") && error.contains("install -d -o "), "{error}");
+    }
+
+    #[test]
+    fn a_check_sees_what_a_start_would_and_changes_nothing() {
+        let (_dir, path) = place();
+        PidFile::check(&path, Duration::ZERO).unwrap();
+        fs::write(&path, format!("{}\n", dead_pid())).unwrap();
+        PidFile::check(&path, Duration::ZERO).unwrap();
+        assert!(path.exists());
+        let _first = PidFile::create(&path).unwrap();
+        assert!(matches!(PidFile::check(&path, Duration::from_secs(60)), Err(PidFileError::Held { .. })));
+    }
+
+    #[test]
+    fn a_process_on_its_way_out_is_waited_for() {
+        let (_dir, path) = place();
+        let first = PidFile::create(&path).unwrap();
+        first.ending();
+        let error = PidFile::check(&path, Duration::from_millis(50)).unwrap_err().to_string();
+        assert!(error.contains("is shutting down") && error.contains(own().trim()), "{error}");
+        assert!(matches!(PidFile::create(&path), Err(PidFileError::Ending { .. })));
+        std::thread::scope(|scope| {
+            let check = scope.spawn(|| PidFile::check(&path, Duration::from_secs(20)));
+            std::thread::sleep(Duration::from_millis(60));
+            drop(first);
+            check.join().unwrap().unwrap();
+        });
+        PidFile::create(&path).unwrap();
+    }
+
+    #[test]
+    fn the_lock_goes_on_to_a_successor_and_is_never_free() {
+        let (_dir, path) = place();
+        let mut old = PidFile::create(&path).unwrap();
+        let copy = || old.descriptor().try_clone_to_owned().unwrap();
+        // One that gives up leaves all as it was.
+        drop(PidFile::inherit(copy(), &path).unwrap());
+        assert!(matches!(PidFile::create(&path), Err(PidFileError::Held { .. })));
+        let mut new = PidFile::inherit(copy(), &path).unwrap();
+        // As the old process, of a longer number, would have left it.
+        fs::write(&path, "123456789012\n").unwrap();
+        new.claim().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), own());
+        old.pass_on();
+        old.ending();
+        drop(old);
+        assert!(matches!(PidFile::check(&path, Duration::ZERO), Err(PidFileError::Held { .. })));
+        drop(new);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_descriptor_of_something_else_is_no_lock() {
+        let (dir, path) = place();
+        let _first = PidFile::create(&path).unwrap();
+        let stranger = File::open(&path).unwrap();
+        assert!(matches!(PidFile::inherit(stranger.into(), &path), Err(PidFileError::Held { .. })));
+        let other = File::create(dir.path().join("other")).unwrap();
+        assert!(matches!(PidFile::inherit(other.into(), &path), Err(PidFileError::Held { .. })));
+    }
+
+    #[test]
+    fn a_file_that_names_another_process_by_now_is_left() {
+        let (_dir, path) = place();
+        let first = PidFile::create(&path).unwrap();
+        fs::write(&path, "1\n").unwrap();
+        drop(first);
+        assert!(path.exists());
     }
 }

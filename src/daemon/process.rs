@@ -1,4 +1,4 @@
-//! The process as a whole: as which user it runs, what it may never do again, its limits, the background, the service manager.
+//! The process as a whole: as which user it runs, what it may never do again, its limits, the background.
 //!
 //! Most of this concerns the calling thread and those it starts, so it is done before any other thread exists; functions
 //! that rely on it check.
@@ -18,10 +18,9 @@ use nix::sys::prctl;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::wait::waitpid;
 use nix::unistd::{
-    Gid, Uid, User, dup2_stderr, dup2_stdin, dup2_stdout, getresgid, getresuid, initgroups, pipe2, setresgid,
-    setresuid, setsid, setuid,
+    Gid, Uid, User, dup2_stderr, dup2_stdin, dup2_stdout, getgrouplist, getgroups, getresgid, getresuid, initgroups,
+    pipe2, setgid, setresgid, setresuid, setsid, setuid,
 };
-use sd_notify::NotifyState;
 
 use crate::sys::process as calls;
 
@@ -37,19 +36,30 @@ pub enum ProcessError {
     /// The user to become is not known.
     #[error("could not find user '{0}' to switch to (setting user or option -u)")]
     NoSuchUser(String),
+    /// The user to become is in root's group.
+    #[error(
+        "user '{0}' (setting user or option -u) is in group root, which may read and change what is root's: take it out of that \
+         group, or name another user"
+    )]
+    RootsGroup(String),
     /// The kernel refuses the change of user.
-    #[error("failed to assume identity of user '{user}': {error}; start as root, or as that user")]
+    #[error("failed to assume identity of user '{user}': {error}; {remedy}")]
     Identity {
         /// The user to become.
         user: String,
         /// Why not.
         error: io::Error,
+        /// What to do.
+        remedy: &'static str,
     },
     /// After the change root could be had again, or a privilege was left.
     #[error("privileges could not be given up for good: {0}")]
     Privileged(&'static str),
     /// `--daemon` without the setting `pidfile`.
-    #[error("daemon needs pidfile configured")]
+    #[error(
+        "daemon needs pidfile configured: add a line such as pidfile = /run/pgtandem/pgtandem.pid to the section [pgbouncer] \
+         (the directory must belong to the user who serves), or leave -d away where systemd starts the process"
+    )]
     DaemonNeedsPidfile,
     /// A system call failed.
     #[error("{call} failed: {error}")]
@@ -73,13 +83,17 @@ pub struct Identity {
     gid: Gid,
 }
 
+const START_AS: &str = "start as root, or as that user";
+const ROOT_IN_CHAINS: &str = "this root has not the right to change users: give it the capabilities SETUID and SETGID \
+                              (CapabilityBoundingSet= of a systemd unit, --cap-add of a container), or start as that user";
+
 impl Identity {
-    /// Find out whether the process must become another user: `user` is the option `-u` or else the setting `user`.
-    /// `None`: it is, and may stay, who it is.
+    /// Find out whether the process must become another user: `user` is the option `-u` or else the setting `user`, a name or
+    /// the number of an account. `None`: it is, and may stay, who it is.
     ///
     /// # Errors
-    /// [`ProcessError::Root`] if it would stay root, [`ProcessError::NoSuchUser`], [`ProcessError::Identity`] if it is
-    /// someone else but not root.
+    /// [`ProcessError::Root`] if it would stay root, [`ProcessError::NoSuchUser`], [`ProcessError::RootsGroup`],
+    /// [`ProcessError::Identity`] if it is someone else but not root.
     pub fn resolve(user: Option<&str>) -> Result<Option<Self>, ProcessError> {
         let ids = getresuid().map_err(failed("getresuid"))?;
         let root = [ids.real, ids.effective, ids.saved].iter().any(|id| id.is_root());
@@ -87,17 +101,31 @@ impl Identity {
             return if root { Err(ProcessError::Root) } else { Ok(None) };
         };
         let unknown = || ProcessError::NoSuchUser(name.to_owned());
-        let found = User::from_name(name).map_err(failed("getpwnam"))?.ok_or_else(unknown)?;
-        if found.uid.is_root() {
-            Err(ProcessError::Root)
-        } else if root {
-            let name = CString::new(name).map_err(|_| unknown())?;
-            Ok(Some(Self { name, uid: found.uid, gid: found.gid }))
-        } else if found.uid == ids.effective {
-            Ok(None)
-        } else {
-            Err(ProcessError::Identity { user: name.to_owned(), error: Errno::EPERM.into() })
+        let mut found = User::from_name(name).map_err(failed("getpwnam"))?;
+        if let (None, Ok(id)) = (&found, name.parse()) {
+            found = User::from_uid(Uid::from_raw(id)).map_err(failed("getpwuid"))?;
         }
+        let found = found.ok_or_else(unknown)?;
+        if found.uid.is_root() {
+            return Err(ProcessError::Root);
+        }
+        if !root {
+            let refused =
+                || ProcessError::Identity { user: name.to_owned(), error: Errno::EPERM.into(), remedy: START_AS };
+            return if found.uid == ids.effective { Ok(None) } else { Err(refused()) };
+        }
+        let login = CString::new(found.name).map_err(|_| unknown())?;
+        let groups = getgrouplist(&login, found.gid).map_err(failed("getgrouplist"))?;
+        if groups.contains(&Gid::from_raw(0)) {
+            return Err(ProcessError::RootsGroup(name.to_owned()));
+        }
+        Ok(Some(Self { name: login, uid: found.uid, gid: found.gid }))
+    }
+
+    /// The user's number and that of its first group.
+    #[must_use]
+    pub fn ids(&self) -> (Uid, Gid) {
+        (self.uid, self.gid)
     }
 
     /// Become that user, with its groups, for good, and [`lock_down`]. Call it while there is only one thread.
@@ -110,6 +138,7 @@ impl Identity {
         let refused = |error: Errno| ProcessError::Identity {
             user: self.name.to_string_lossy().into_owned(),
             error: error.into(),
+            remedy: ROOT_IN_CHAINS,
         };
         // First, as it needs a capability; a container may have taken that one away, then there is nothing to gain either.
         clear_bounding_set()?;
@@ -118,8 +147,10 @@ impl Identity {
         setresuid(self.uid, self.uid, self.uid).map_err(refused)?;
         lock_down()?;
         let (users, groups) = (getresuid().map_err(failed("getresuid"))?, getresgid().map_err(failed("getresgid"))?);
+        let others = getgroups().map_err(failed("getgroups"))?;
         if [users.real, users.effective, users.saved].iter().any(|id| *id != self.uid)
             || [groups.real, groups.effective, groups.saved].iter().any(|id| *id != self.gid)
+            || others.contains(&Gid::from_raw(0))
         {
             return Err(ProcessError::Privileged("the change of user did not take"));
         }
@@ -127,8 +158,11 @@ impl Identity {
     }
 }
 
-/// Give up every capability and the means to get new ones (no_new_privs), then try to become root, which must fail. A process
-/// that was given capabilities to bind a low port calls it after that, while there is only one thread.
+/// Give up every capability and the means to get new ones (no_new_privs), let nobody look into memory
+/// ([`forbid_core_dumps`]), then try to become root, which must fail. A process that was given capabilities to bind a low port
+/// calls it after that, while there is only one thread.
+///
+/// An ordinary user cannot clear its bounding set (that takes CAP_SETPCAP); under no_new_privs there is no way to gain from it.
 ///
 /// # Errors
 /// [`ProcessError::Privileged`], [`ProcessError::System`].
@@ -137,10 +171,33 @@ pub fn lock_down() -> Result<(), ProcessError> {
     clear_bounding_set()?;
     calls::clear_capabilities().map_err(failed("capset"))?;
     prctl::set_no_new_privs().map_err(failed("prctl(PR_SET_NO_NEW_PRIVS)"))?;
+    // Again, since the kernel forgets half of it with a change of user (prctl(2), PR_SET_DUMPABLE).
+    forbid_core_dumps()?;
+    let left = calls::capabilities().map_err(failed("capget"))?;
+    if left.effective | left.permitted | left.inheritable | left.ambient != 0 {
+        return Err(ProcessError::Privileged("capabilities are left"));
+    }
+    if !prctl::get_no_new_privs().map_err(failed("prctl(PR_GET_NO_NEW_PRIVS)"))? {
+        return Err(ProcessError::Privileged("no_new_privs did not take"));
+    }
     if setuid(Uid::from_raw(0)).is_ok() {
         return Err(ProcessError::Privileged("setuid(0) still works"));
     }
+    // Who was started in root's group, as containers do, was given that; nobody else may get there.
+    let groups = getresgid().map_err(failed("getresgid"))?;
+    let root = Gid::from_raw(0);
+    if ![groups.real, groups.effective, groups.saved].contains(&root) && setgid(root).is_ok() {
+        return Err(ProcessError::Privileged("setgid(0) still works"));
+    }
     Ok(())
+}
+
+/// Is a capability left in the bounding set?
+///
+/// # Errors
+/// [`ProcessError::System`].
+pub fn may_gain_capabilities() -> Result<bool, ProcessError> {
+    Ok(calls::capabilities().map_err(failed("capget"))?.bounding != 0)
 }
 
 fn clear_bounding_set() -> Result<(), ProcessError> {
@@ -157,8 +214,7 @@ fn require_one_thread() -> Result<(), ProcessError> {
     Err(ProcessError::Privileged("other threads exist already, which would keep theirs"))
 }
 
-/// No core dumps and no debugger of the same user: memory holds passwords and rows. Call it after a change of user, with which
-/// the kernel forgets half of it (prctl(2), PR_SET_DUMPABLE).
+/// No core dumps and no debugger of the same user: memory holds passwords and rows.
 ///
 /// # Errors
 /// [`ProcessError::System`].
@@ -187,12 +243,16 @@ pub fn expected_descriptors(max_client_conn: u64, max_servers: u64) -> u64 {
 }
 
 impl DescriptorLimit {
-    /// Raise the soft limit to the hard one.
+    /// Raise the soft limit to the hard one, and with root's rights both to `wanted` if that is more.
     ///
     /// # Errors
     /// [`ProcessError::System`]; the limit is as before.
-    pub fn raise() -> Result<Self, ProcessError> {
+    pub fn raise(wanted: u64) -> Result<Self, ProcessError> {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed("getrlimit(RLIMIT_NOFILE)"))?;
+        // Refused to all but root, and to root beyond fs.nr_open.
+        if hard < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_ok() {
+            return Ok(Self { soft: wanted, hard: wanted });
+        }
         if soft < hard {
             setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(failed("setrlimit(RLIMIT_NOFILE)"))?;
         }
@@ -263,11 +323,16 @@ impl Startup {
 
 /// Go on in the background: in a session of its own, without a terminal, standard streams on /dev/null, in the same
 /// directory. Call it while there is only one thread. The process that was called waits `patience` at most until
-/// the [`Startup`] has been told how it went, then ends; only the one in the background returns from here.
+/// the [`Startup`] has been told how it went, then ends; only the one in the background returns from here. While it waits it has
+/// given up its privileges with `drop_privileges`, as no process of ours is root when clients are served.
 ///
 /// # Errors
 /// [`ProcessError::DaemonNeedsPidfile`], [`ProcessError::System`], both in the process that was called.
-pub fn daemonize(pidfile: Option<&Path>, patience: Duration) -> Result<Startup, ProcessError> {
+pub fn daemonize(
+    pidfile: Option<&Path>,
+    patience: Duration,
+    drop_privileges: impl FnOnce() -> Result<(), ProcessError>,
+) -> Result<Startup, ProcessError> {
     if pidfile.is_none_or(|path| path.as_os_str().is_empty()) {
         return Err(ProcessError::DaemonNeedsPidfile);
     }
@@ -276,7 +341,8 @@ pub fn daemonize(pidfile: Option<&Path>, patience: Duration) -> Result<Startup, 
     if let Some(child) = calls::fork().map_err(failed("fork"))? {
         drop(writer);
         let _ = waitpid(child, None);
-        let outcome = await_start(File::from(reader), patience);
+        let dropped = drop_privileges().map_err(|error| error.to_string());
+        let outcome = dropped.and_then(|()| await_start(File::from(reader), patience));
         if let Err(reason) = &outcome {
             let _ = writeln!(io::stderr().lock(), "pgtandem: {reason}");
         }
@@ -333,41 +399,6 @@ fn await_start(mut pipe: File, patience: Duration) -> Result<(), String> {
     }
 }
 
-/// Tell the service manager that the process serves, after a start or a reload (sd_notify(3)).
-pub fn notify_ready(status: &str) {
-    let status = one_line(status);
-    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
-}
-
-/// Tell the service manager what the process is doing, in one line for people.
-pub fn notify_status(status: &str) {
-    notify(&[NotifyState::Status(&one_line(status))]);
-}
-
-/// Tell the service manager that the process is on its way out.
-pub fn notify_stopping() {
-    notify(&[NotifyState::Stopping]);
-}
-
-/// Tell the service manager that the configuration is being read again; [`notify_ready`] must follow (Type=notify-reload).
-pub fn notify_reloading() {
-    match NotifyState::monotonic_usec_now() {
-        Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::warn!("could not tell the service manager of the reload: {error}"),
-    }
-}
-
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!("could not reach the service manager at NOTIFY_SOCKET: {error}");
-    }
-}
-
-/// A line end would begin another assignment.
-fn one_line(status: &str) -> String {
-    status.replace(['\n', '\r'], " ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -383,10 +414,5 @@ mod tests {
         assert!(text.contains("LimitNOFILE=1104") && text.contains("ulimit -n 1104"), "{text}");
         assert_eq!(DescriptorLimit { soft: RLIM_INFINITY, ..limit }.shortage(1, u64::MAX), None);
         assert_eq!(expected_descriptors(u64::MAX, u64::MAX), u64::MAX);
-    }
-
-    #[test]
-    fn a_status_cannot_smuggle_in_an_assignment() {
-        assert_eq!(one_line("a\nREADY=1\r"), "a READY=1 ");
     }
 }

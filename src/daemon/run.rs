@@ -1,20 +1,27 @@
-//! Start-up on one screen, the accept loops, reload.
+//! The running process: configuration in force, accept loops, reload.
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 
-use super::configure::{self, Setup, SetupError};
+use super::configure::{self, Boot, Setup, SetupError};
 use super::console;
 use super::directory::{ConfigDirectory, Numbers};
+use super::files::Files;
+use super::handover;
+use super::intake::Intake;
+use super::listeners::{Listeners, Socket};
 use super::log::Log;
 use super::picture::History;
-use super::shutdown::{Phase, Shutdown};
+use super::pidfile::PidFile;
+use super::service::{Service, Troubles};
+use super::shutdown::{self, Phase, Shutdown};
+use super::watchdog::Workers;
 use crate::config::{self, Config};
-use crate::net::listen::{self, ListenOptions};
 use crate::net::stream::Stream;
 use crate::pool::{ClientLimits, Ids};
 use crate::session::io::client::{Session, Start};
@@ -32,9 +39,22 @@ pub struct Daemon {
     pub history: History,
     /// Ids of databases and users.
     pub numbers: Arc<Mutex<Numbers>>,
+    /// The service manager.
+    pub service: Arc<Service>,
+    /// What the service manager's status line must complain of.
+    pub troubles: Mutex<Troubles>,
+    /// Where clients come in. They stay open here until [`Phase::WaitForClients`], so that they can be handed on.
+    pub listeners: Mutex<Listeners>,
+    /// Whether clients are let in at the moment.
+    pub intake: Intake,
+    /// The pidfile, while this process serves.
+    pub pidfile: Mutex<Option<PidFile>>,
+    /// A successor takes over, or is about to.
+    pub leaving: AtomicBool,
     running: Mutex<Running>,
     changing: Mutex<()>,
     tracked: Arc<Tracked>,
+    files: Files,
     log: Log,
     verbose: u32,
 }
@@ -45,97 +65,14 @@ struct Running {
     file: PathBuf,
 }
 
-/// Sockets opened before privileges were dropped.
-pub struct Listeners {
-    tcp: Vec<std::net::TcpListener>,
-    refused: Vec<listen::ListenError>,
-    unix: Option<(std::os::unix::net::UnixListener, PathBuf)>,
-}
-
-impl Listeners {
-    /// Opens the TCP sockets, which may need the privileges that are about to be dropped.
-    ///
-    /// # Errors
-    /// The first socket that cannot be opened.
-    pub fn open_tcp(config: &Config) -> anyhow::Result<Self> {
-        let settings = &config.settings;
-        let options = ListenOptions {
-            backlog: i32::try_from(settings.listen_backlog).unwrap_or(i32::MAX),
-            reuse_port: settings.so_reuseport,
-            defer_accept: settings.tcp_defer_accept,
-        };
-        let (mut tcp, mut refused) = (Vec::new(), Vec::new());
-        for name in settings.listen_addr.iter() {
-            for address in listen::addresses(name, settings.listen_port)? {
-                match listen::tcp(address, &options) {
-                    Ok(listener) => tcp.push(listener),
-                    // As PgBouncer: a machine without IPv6 is no reason not to serve on IPv4.
-                    Err(error) => refused.push(error),
-                }
-            }
-        }
-        if tcp.is_empty()
-            && let Some(error) = refused.pop()
-        {
-            return Err(error.into());
-        }
-        Ok(Self { tcp, refused, unix: None })
-    }
-
-    /// Says where TCP is listened on, and where it could not be.
-    pub fn log(&mut self) {
-        for address in self.tcp.iter().filter_map(|listener| listener.local_addr().ok()) {
-            tracing::info!("listening on {address}");
-        }
-        for error in self.refused.drain(..) {
-            tracing::warn!("{:#}", anyhow::Error::from(error));
-        }
-    }
-
-    /// Opens the Unix socket, as the user who serves. At least one socket must have come of all settings.
-    ///
-    /// # Errors
-    /// The socket cannot be opened, or there is none at all.
-    pub fn open_unix(&mut self, config: &Config) -> anyhow::Result<()> {
-        let settings = &config.settings;
-        let backlog = i32::try_from(settings.listen_backlog).unwrap_or(i32::MAX);
-        if !settings.unix_socket_dir.is_empty() {
-            let path = listen::unix_path(&settings.unix_socket_dir, settings.listen_port);
-            let group = group_id(&settings.unix_socket_group)?;
-            self.unix = Some((listen::unix(&path, backlog, settings.unix_socket_mode.0, group)?, path.clone()));
-            tracing::info!("listening on unix:{}", path.display());
-        }
-        anyhow::ensure!(
-            !self.tcp.is_empty() || self.unix.is_some(),
-            "nowhere to listen on: set listen_addr or unix_socket_dir"
-        );
-        Ok(())
-    }
-}
-
-fn group_id(name: &str) -> anyhow::Result<Option<u32>> {
-    if name.is_empty() {
-        return Ok(None);
-    }
-    if let Ok(id) = name.parse() {
-        return Ok(Some(id));
-    }
-    let group = nix::unistd::Group::from_name(name)?;
-    let group = group.ok_or_else(|| anyhow::anyhow!("unix_socket_group: there is no group \"{name}\""))?;
-    Ok(Some(group.gid.as_raw()))
-}
-
 impl Daemon {
-    /// Puts a configuration in force. To be called inside the runtime. `verbose` counts the options `-v`.
-    ///
-    /// # Errors
-    /// What is wrong with the configuration's files.
-    pub fn new(config: Config, file: PathBuf, log: Log, verbose: u32) -> Result<Arc<Self>, SetupError> {
-        let numbers = Arc::new(Mutex::new(Numbers::default()));
-        let tracked = configure::tracked(&config.settings);
-        let Setup { config, directory, params, globals, tls_warnings, warnings } =
-            configure::build(config, &numbers, &tracked)?;
-        for warning in tls_warnings.into_iter().chain(warnings) {
+    /// Puts a first configuration in force. To be called inside the runtime. `numbers` and `tracked` are those it was built
+    /// with, `files` what has read it, `verbose` counts the options `-v`.
+    #[must_use]
+    pub fn new(boot: Boot, file: PathBuf, log: Log, verbose: u32, service: Arc<Service>) -> Arc<Self> {
+        let Boot { setup, numbers, tracked, files } = boot;
+        let Setup { config, directory, params, globals, tls_warnings, warnings } = setup;
+        for warning in tls_warnings.into_iter().chain(warnings).chain(files.warnings()) {
             tracing::warn!("{warning}");
         }
         let shared = Shared::new(Ids::default(), globals, params, Arc::clone(&directory) as _, ClientLimits::new());
@@ -144,14 +81,21 @@ impl Daemon {
             shared,
             shutdown: Shutdown::default(),
             numbers,
+            service,
+            troubles: Mutex::default(),
+            listeners: Mutex::default(),
+            intake: Intake::default(),
+            pidfile: Mutex::default(),
+            leaving: AtomicBool::new(false),
             changing: Mutex::default(),
             running: Mutex::new(Running { config, directory: Arc::clone(&directory), file }),
             tracked,
+            files,
             log,
             verbose,
         });
         daemon.announce(&directory);
-        Ok(daemon)
+        daemon
     }
 
     fn announce(&self, directory: &ConfigDirectory) {
@@ -185,21 +129,29 @@ impl Daemon {
         self.running().file.clone()
     }
 
-    /// Reads the configuration again; all or nothing.
+    /// Reads the configuration again; all or nothing. The service manager is told of it, whoever asked for it.
     ///
     /// # Errors
     /// Everything that is wrong; nothing has changed then.
     pub fn reload(&self) -> Result<(), SetupError> {
+        self.service.reloading();
+        let result = self.read_again();
+        lock(&self.troubles).reload = result.as_ref().err().map(ToString::to_string);
+        self.service.reloaded(result.is_err(), &self.status_line());
+        result
+    }
+
+    fn read_again(&self) -> Result<(), SetupError> {
         let _one_at_a_time = lock(&self.changing);
         let (old, file) = (self.config(), self.file());
         // A relative conffile means what it meant on the command line.
         let file = old.settings.conffile.get().map_or(file, PathBuf::from);
-        let (read, problems) = configure::read(&file)?;
+        let (read, problems) = configure::read(&file, &self.files)?;
         let plan = config::diff(&old, &read);
         let merged = config::apply_reload(&old, &read);
-        let setup = configure::build(merged, &self.numbers, &self.tracked)?;
-        for problem in problems {
-            tracing::warn!("{problem}");
+        let setup = configure::build(merged, &self.numbers, &self.tracked, &self.files)?;
+        for warning in problems.iter().map(ToString::to_string).chain(self.files.warnings()) {
+            tracing::warn!("{warning}");
         }
         for change in plan.needing_restart() {
             tracing::warn!("{} changed; the new value takes effect at the next start", change.name);
@@ -229,9 +181,9 @@ impl Daemon {
                 return Err(format!("invalid value \"{value}\" for parameter {key}: {key} wants {bad}"));
             }
         }
-        let running = self.shared.params();
-        let (setup, problem) =
-            configure::build_keeping_tls(config, &running, &self.numbers).map_err(|error| error.to_string())?;
+        let (running, directory) = (self.shared.params(), self.directory());
+        let (setup, problem) = configure::build_keeping(config, (&running, &directory), &self.numbers, &self.files)
+            .map_err(|error| error.to_string())?;
         self.put_in_force(setup, &old);
         if let Some(error) = &problem {
             tracing::error!("{error}");
@@ -270,28 +222,46 @@ impl Daemon {
         self.shared.pools.nudge();
     }
 
-    /// Serves until the end.
+    /// Serves until the end. `workers`: the threads of the runtime that this runs in, for the watchdog.
     ///
     /// # Errors
     /// Sockets that the runtime cannot take over.
-    pub async fn serve(self: Arc<Self>, listeners: Listeners) -> io::Result<()> {
+    pub async fn serve(self: Arc<Self>, listeners: Listeners, workers: &Arc<Workers>) -> io::Result<()> {
         tokio::spawn(Arc::clone(&self.shared.pools).upkeep());
         tokio::spawn(Arc::clone(&self).keep_history());
-        let socket_path = listeners.unix.as_ref().map(|(_, path)| path.clone());
-        for listener in listeners.tcp {
-            let listener = TcpListener::from_std(listener)?;
-            tokio::spawn(Arc::clone(&self).accept_tcp(listener));
-        }
-        if let Some((listener, _)) = listeners.unix {
-            let listener = UnixListener::from_std(listener)?;
-            tokio::spawn(Arc::clone(&self).accept_unix(listener));
-        }
-        self.shutdown.carry_out(&self.shared).await;
-        if let Some(path) = socket_path.filter(|p| !p.as_os_str().as_encoded_bytes().starts_with(b"@")) {
-            // Gone already if somebody tidied up; nothing depends on it now.
+        self.accept_on(listeners)?;
+        let _watchdog = self.watch(workers)?;
+        self.await_successors();
+        tokio::spawn(Arc::clone(&self).keep_service_informed());
+        self.shutdown.carry_out(&self.shared, || shutdown::terms(&self.config().settings)).await;
+        self.service.stopping(&self.status_line());
+        lock(&self.listeners).close();
+        if let Some(path) = handover::path(&self.config()).filter(|_| !self.leaving.load(Ordering::Relaxed)) {
+            // As with the sockets of clients; a successor's is left alone.
             let _ = std::fs::remove_file(path);
         }
         Ok(())
+    }
+
+    fn accept_on(self: &Arc<Self>, listeners: Listeners) -> io::Result<()> {
+        for listener in listeners.iter() {
+            match listener.socket().try_clone()? {
+                Socket::Tcp(socket) => drop(tokio::spawn(Arc::clone(self).accept_tcp(TcpListener::from_std(socket)?))),
+                Socket::Unix(socket) => {
+                    drop(tokio::spawn(Arc::clone(self).accept_unix(UnixListener::from_std(socket)?)))
+                }
+            }
+        }
+        *lock(&self.listeners) = listeners;
+        Ok(())
+    }
+
+    /// Waits for a successor (PgBouncer option `-R`). A process under a service manager leaves everything to that.
+    fn await_successors(self: &Arc<Self>) {
+        let Some(path) = handover::path(&self.config()) else { return };
+        if let Err(error) = handover::leave::attend(self, path.clone()) {
+            tracing::warn!("no successor will be able to take over (-R): {}: {error}", path.display());
+        }
     }
 
     async fn keep_history(self: Arc<Self>) {
@@ -306,9 +276,14 @@ impl Daemon {
 
     async fn accept_tcp(self: Arc<Self>, listener: TcpListener) {
         loop {
+            self.intake.opened().await;
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.shutdown.reached(Phase::WaitForClients) => return,
+                () = self.intake.closed() => continue,
+                () = self.shutdown.reached(Phase::WaitForClients) => {
+                    drop(listener);
+                    return lock(&self.listeners).close_tcp();
+                }
             };
             match accepted {
                 Ok((socket, _)) => {
@@ -325,7 +300,12 @@ impl Daemon {
 
     async fn accept_unix(self: Arc<Self>, listener: UnixListener) {
         loop {
-            match listener.accept().await {
+            self.intake.opened().await;
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.intake.closed() => continue,
+            };
+            match accepted {
                 Ok((socket, _)) => self.spawn_client(socket.into()),
                 Err(error) => pause_after(&error).await,
             }
@@ -333,8 +313,13 @@ impl Daemon {
     }
 
     fn spawn_client(self: &Arc<Self>, stream: Stream) {
-        let daemon = Arc::clone(self);
-        tokio::spawn(async move {
+        tokio::spawn(Arc::clone(self).attend(stream));
+    }
+
+    /// Has one client, from its first byte to its last.
+    pub(super) fn attend(self: Arc<Self>, stream: Stream) -> impl Future<Output = ()> + Send {
+        let daemon = self;
+        async move {
             // Boxed: the login is large and short, the session small and long.
             let Some(client) = Box::pin(login::login(&daemon.shared, stream)).await else { return };
             match client.to {
@@ -365,7 +350,7 @@ impl Daemon {
                     Session::new(&daemon.shared, start).serve().await;
                 }
             }
-        });
+        }
     }
 }
 

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use nix::sys::signal::{SigSet, Signal as Sig};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::process;
+use super::handover;
+use super::log;
 use super::run::Daemon;
 use super::shutdown::Phase;
+use crate::pool::Mode;
 
 fn all() -> SigSet {
     [Sig::SIGHUP, Sig::SIGTERM, Sig::SIGINT, Sig::SIGQUIT, Sig::SIGUSR1, Sig::SIGUSR2].into_iter().collect()
@@ -47,15 +49,9 @@ pub fn listen(daemon: Arc<Daemon>) -> io::Result<impl Future<Output = ()> + Send
                 () = next(&mut hangup) => reload(&daemon),
                 () = next(&mut terminate) => end(&daemon, "SIGTERM", Phase::WaitForClients),
                 () = next(&mut interrupt) => end(&daemon, "SIGINT", Phase::WaitForServers),
-                () = next(&mut quit) => {
-                    tracing::info!("got SIGQUIT, fast exit");
-                    daemon.shutdown.advance(Phase::Now);
-                }
-                () = next(&mut pause) => {
-                    tracing::info!("got SIGUSR1, pausing all activity");
-                    daemon.shared.pools.with(|registry, now, out| registry.pause_all(now, out));
-                }
-                () = next(&mut resume) => unpause(&daemon),
+                () = next(&mut quit) => end(&daemon, "SIGQUIT", Phase::Now),
+                () = next(&mut pause) => pause_all(&daemon),
+                () = next(&mut resume) => resume_all(&daemon),
             }
         }
     })
@@ -68,35 +64,79 @@ async fn next(signal: &mut Signal) {
 
 fn reload(daemon: &Daemon) {
     tracing::info!("got SIGHUP, re-reading config");
-    process::notify_reloading();
-    match daemon.reload() {
-        Ok(()) => process::notify_ready("serving"),
-        Err(error) => {
-            for line in error.to_string().lines() {
-                tracing::error!("{line}");
-            }
-            process::notify_ready("serving; the last reload failed, see the log");
+    if let Err(error) = daemon.reload() {
+        for line in error.to_string().lines() {
+            tracing::error!("{line}");
         }
     }
 }
 
-fn end(daemon: &Daemon, name: &str, phase: Phase) {
-    // A second signal of either kind means: do not wait any more.
-    let phase = if daemon.shutdown.phase() == Phase::Serving { phase } else { Phase::Now };
-    match phase {
-        Phase::Now => tracing::info!("got {name} while shutting down, fast exit"),
-        Phase::WaitForClients => tracing::info!("got {name}, shutting down, waiting for all clients disconnect"),
-        _ => tracing::info!("got {name}, shutting down, waiting for all servers connections to be released"),
+/// What becomes of a signal that ends the process; the only place where that is decided.
+fn end(daemon: &Arc<Daemon>, name: &str, phase: Phase) {
+    if phase == Phase::WaitForClients && handover::leave::may_leave(daemon) {
+        tracing::info!("got {name}, asking the service manager whether this is a restart");
+        drop(tokio::spawn(handover::leave::on_terminate(Arc::clone(daemon))));
+        return;
     }
-    process::notify_stopping();
-    daemon.shutdown.advance(phase);
+    let ending_already = daemon.shutdown.phase() != Phase::Serving;
+    let suspended = daemon.shared.pools.with(|registry, _, _| registry.mode()) == Mode::Suspended;
+    let phase = match phase {
+        Phase::WaitForClients | Phase::WaitForServers if ending_already => {
+            // A second signal of either kind means: do not wait any more.
+            tracing::info!("got {name} while shutting down, fast exit");
+            Phase::Now
+        }
+        Phase::WaitForClients => {
+            tracing::info!("got {name}, shutting down, waiting for all clients disconnect");
+            phase
+        }
+        Phase::WaitForServers => {
+            tracing::info!("got {name}, shutting down, waiting for all servers connections to be released");
+            phase
+        }
+        Phase::Now | Phase::Serving => {
+            tracing::info!("got {name}, fast exit");
+            Phase::Now
+        }
+    };
+    if suspended && phase != Phase::Now {
+        // Nobody can be waited for: a successor may be about to serve the very same clients.
+        log::fatal(&"suspend was in progress, going down immediately");
+        daemon.shutdown.advance(Phase::Now, &daemon.shared);
+    } else {
+        daemon.shutdown.advance(phase, &daemon.shared);
+    }
 }
 
-fn unpause(daemon: &Daemon) {
+fn pause_all(daemon: &Daemon) {
+    let paused = daemon.shared.pools.with(|registry, now, out| {
+        let active = registry.mode() == Mode::Active;
+        if active {
+            registry.pause_all(now, out);
+        }
+        active
+    });
+    tracing::info!(
+        "{}",
+        if paused { "got SIGUSR1, pausing all activity" } else { "got SIGUSR1, but already paused/suspended" }
+    );
+}
+
+fn resume_all(daemon: &Daemon) {
     if daemon.shutdown.phase() != Phase::Serving {
         tracing::info!("got SIGUSR2 while shutting down, ignoring");
         return;
     }
-    tracing::info!("got SIGUSR2, continuing from PAUSE/SUSPEND");
-    daemon.shared.pools.with(|registry, now, _| registry.resume_all(now));
+    let mode = daemon.shared.pools.with(|registry, now, _| {
+        let mode = registry.mode();
+        if mode != Mode::Active {
+            registry.resume_all(now);
+        }
+        mode
+    });
+    match mode {
+        Mode::Suspended => tracing::info!("got SIGUSR2, continuing from SUSPEND"),
+        Mode::Paused => tracing::info!("got SIGUSR2, continuing from PAUSE"),
+        Mode::Active => tracing::info!("got SIGUSR2, but not paused/suspended"),
+    }
 }

@@ -1,26 +1,35 @@
 //! Start-up on one screen: from the command line to the last client.
 
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
 
 use super::cli::{self, Run};
-use super::configure;
-use super::directory::Numbers;
+use super::configure::{self, Boot, SetupError};
+use super::files::Files;
+use super::handover::take::Legacy;
+use super::listeners::{Inherited, Listener, Listeners};
 use super::log::{self, Log};
 use super::pidfile::PidFile;
-use super::process::{self, DescriptorLimit, Identity, Startup};
-use super::run::{Daemon, Listeners, set_log};
+use super::places;
+use super::process::{self, DescriptorLimit, Identity, ProcessError, Startup};
+use super::run::{Daemon, set_log};
+use super::service::Service;
+use super::shutdown::Phase;
 use super::signals;
+use super::watchdog::Workers;
 use crate::auth::UserList;
 use crate::config::check::{FileRole, Finding};
 use crate::config::print::to_toml;
 use crate::config::{self, Config, Problem, Severity};
+use crate::net::listen::ListenError;
+use crate::session::io::shared::lock;
 
 /// Threads beside the workers for what would block them.
 const BLOCKING_THREADS_MAX: usize = 8;
@@ -28,14 +37,22 @@ const BLOCKING_THREADS_MAX: usize = 8;
 /// How long `-d` waits for the process in the background to be ready.
 const DAEMON_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a start waits for an instance on its way out (`pkill`, then a start right behind it).
+const ENDING_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long tasks may take to let go of their sockets at the end.
+const TASKS_PATIENCE: Duration = Duration::from_secs(1);
+
 /// `pgtandem FILE`: serves until it is told to end.
 #[must_use]
 pub fn run(run: &Run) -> ExitCode {
+    // Before anything is opened, as these descriptors have fixed numbers.
+    let inherited = Inherited::from_environment();
     let log = match Log::start(run.verbose, !run.quiet) {
         Ok(log) => log,
         Err(error) => return cli::fail(&error),
     };
-    match prepare_and_serve(run, &log) {
+    match prepare_and_serve(run, &log, inherited) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::fatal(&format_args!("{error:#}"));
@@ -44,30 +61,53 @@ pub fn run(run: &Run) -> ExitCode {
     }
 }
 
-fn prepare_and_serve(run: &Run, log: &Log) -> anyhow::Result<()> {
-    if run.reboot {
-        anyhow::bail!("-R (taking over from a running process) is not available yet; restart the process instead");
-    }
-    let (config, problems) = configure::read(&run.config).context("cannot load config file")?;
-    let user = run.user.as_deref().or_else(|| config.settings.user.get());
-    let identity = Identity::resolve(user)?;
+/// What is known before anything has changed.
+struct Plan {
+    config: Config,
+    problems: Vec<Problem>,
+    files: Files,
+    /// Whom root must become.
+    identity: Option<Identity>,
+    pidfile: Option<PathBuf>,
+    /// What another process leaves to this one.
+    legacy: Legacy,
+}
+
+/// What may take the rights of who starts.
+struct Opened {
+    limit: DescriptorLimit,
+    /// For low ports. Told of, as what follows, when there is a log.
+    listeners: anyhow::Result<Listeners>,
+    /// Keys and users, from files that only root may read.
+    boot: Result<Boot, SetupError>,
+    made: Vec<PathBuf>,
+}
+
+/// A process that can accept clients.
+struct Ready {
+    runtime: Runtime,
+    workers: Arc<Workers>,
+    daemon: Arc<Daemon>,
+    listeners: Listeners,
+}
+
+fn prepare_and_serve(run: &Run, log: &Log, inherited: Inherited) -> anyhow::Result<()> {
+    let plan = read(run, inherited)?;
     // Until there is somebody to act on them, signals wait instead of killing.
     signals::hold()?;
     process::forbid_core_dumps()?;
-    let pidfile = Some(Path::new(&config.settings.pidfile)).filter(|p| !p.as_os_str().is_empty());
-    let startup = if run.daemon { process::daemonize(pidfile, DAEMON_PATIENCE)? } else { Startup::foreground() };
+    let drop_privileges = || drop_privileges(plan.identity.as_ref());
+    let startup = match &plan.pidfile {
+        pidfile if run.daemon => process::daemonize(pidfile.as_deref(), DAEMON_PATIENCE, drop_privileges)?,
+        _ => Startup::foreground(),
+    };
     if run.daemon {
         log.set_stderr(false);
     }
-    match serve(run, log, config, &problems, identity) {
-        Ok((runtime, daemon, listeners, pidfile)) => {
+    match bring_up(run, log, plan) {
+        Ok(ready) => {
             startup.ready();
-            let result = runtime.block_on(async { Arc::clone(&daemon).serve(listeners).await });
-            process::notify_stopping();
-            // Clients that are still there see the end of their connections.
-            runtime.shutdown_background();
-            drop(pidfile);
-            Ok(result?)
+            serve(ready)
         }
         Err(error) => {
             startup.failed(&format_args!("{error:#}"));
@@ -76,58 +116,145 @@ fn prepare_and_serve(run: &Run, log: &Log) -> anyhow::Result<()> {
     }
 }
 
-type Ready = (Runtime, Arc<Daemon>, Listeners, Option<PidFile>);
-
-/// Everything up to the point where clients can be accepted.
-fn serve(
-    run: &Run,
-    log: &Log,
-    config: Config,
-    problems: &[Problem],
-    identity: Option<Identity>,
-) -> anyhow::Result<Ready> {
-    let limit = DescriptorLimit::raise()?;
-    // Opened first for the sake of low ports, told of when there is a log.
-    let listeners = Listeners::open_tcp(&config);
-    match identity {
-        Some(identity) => identity.assume()?,
-        None => process::lock_down()?,
+/// Read: the configuration, whom to become, who else runs and may hand over. The last time that errors have a terminal for
+/// certain.
+fn read(run: &Run, inherited: Inherited) -> anyhow::Result<Plan> {
+    let files = Files::default();
+    let (config, problems) = configure::read(&run.config, &files).context("cannot load config file")?;
+    let user = run.user.as_deref().or_else(|| config.settings.user.get());
+    let identity = Identity::resolve(user)?;
+    let pidfile = Some(PathBuf::from(&config.settings.pidfile)).filter(|path| !path.as_os_str().is_empty());
+    let legacy = Legacy::find(inherited, &config, run.reboot)?;
+    if let Some(pidfile) = pidfile.as_deref().filter(|_| legacy.pidfile.is_none()) {
+        PidFile::check(pidfile, ENDING_PATIENCE)?;
     }
+    Ok(Plan { config, problems, files, identity, pidfile, legacy })
+}
+
+/// From a plan to the point where clients can be accepted. The order is what this file is for.
+fn bring_up(run: &Run, log: &Log, plan: Plan) -> anyhow::Result<Ready> {
+    let Plan { config, problems, files, identity, pidfile, mut legacy } = plan;
+
+    // Open: sockets, keys, directories.
+    let opened = open(config.clone(), files, identity.as_ref(), legacy.take_listeners());
+
+    // Drop: from here on this process is nobody in particular, for good.
+    drop_privileges(identity.as_ref())?;
+    let Opened { limit, listeners, boot, mut made } = opened?;
+    made.extend(places::make(&places::needed(&config.settings), None));
     log.set_format(config.settings.log_format)?;
     set_log(log, &config, run.verbose)?;
-    let mut listeners = listeners?;
+    for place in made {
+        tracing::info!("directory {} was missing: made", place.display());
+    }
+    if identity.is_some() && process::may_gain_capabilities()? {
+        tracing::info!("the capability bounding set cannot be cleared without SETPCAP; no_new_privs makes it harmless");
+    }
+
+    // Pidfile, and the socket that is made as the user who serves.
+    let mut listeners = listeners.map_err(explained)?;
     listeners.log();
-    let pidfile = Some(Path::new(&config.settings.pidfile)).filter(|p| !p.as_os_str().is_empty());
-    let pidfile = pidfile.map(PidFile::create).transpose()?;
-    for problem in problems {
+    let pidfile = pidfile.as_deref().map(|path| legacy.pidfile(path)).transpose()?;
+    for problem in problems.iter().map(ToString::to_string).chain(legacy.take_warnings()) {
         tracing::warn!("{problem}");
     }
-    listeners.open_unix(&config)?;
-    let (clients, servers) = (u64::from(config.settings.max_client_conn), most_servers(&config));
-    let expected = process::expected_descriptors(clients, servers);
+    listeners.open_unix(&config).map_err(explained)?;
+    log_limit(limit, &config);
+
+    // Threads: not before here, as each has its own privileges.
+    let boot = boot?;
+    if identity.is_some() {
+        boot.files.user_changed();
+    }
+    let workers = Arc::new(Workers::default());
+    let runtime = runtime(config.settings.worker_threads, &workers)?;
+    let service = Arc::new(Service::from_environment());
+    let daemon = runtime.block_on(async {
+        let daemon = Daemon::new(boot, run.config.clone(), log.clone(), run.verbose, service);
+        *lock(&daemon.pidfile) = pidfile;
+        tokio::spawn(signals::listen(Arc::clone(&daemon))?);
+        signals::let_go()?;
+        // Take over: the last step, so that until here the former process, or its legacy, is as it was.
+        legacy.take_over(&daemon)?;
+        anyhow::Ok(daemon)
+    })?;
+
+    // Ready.
+    tracing::info!("process up: {}, pid {}", cli::VERSION_LINE, std::process::id());
+    Ok(Ready { runtime, workers, daemon, listeners })
+}
+
+fn open(config: Config, files: Files, identity: Option<&Identity>, inherited: Vec<Listener>) -> anyhow::Result<Opened> {
+    let (_, expected) = descriptors(&config);
+    let limit = DescriptorLimit::raise(expected)?;
+    let listeners = Listeners::open(&config, inherited);
+    let places = places::needed(&config.settings);
+    let made = identity.map(|user| places::make(&places, Some(user.ids()))).unwrap_or_default();
+    Ok(Opened { limit, listeners, boot: Boot::new(config, files), made })
+}
+
+/// A socket that cannot be opened, with what to do about it.
+fn explained(error: anyhow::Error) -> anyhow::Error {
+    let remedy = match error.downcast_ref() {
+        Some(ListenError::Unix { path, source }) => places::remedy(path, source),
+        Some(ListenError::Tcp { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+            " (a port below 1024: start as root with the setting user, or with AmbientCapabilities=CAP_NET_BIND_SERVICE in \
+             the systemd unit)"
+                .to_owned()
+        }
+        _ => return error,
+    };
+    anyhow::anyhow!("{error:#}{remedy}")
+}
+
+/// Become the user who serves, with no right to be anybody else.
+fn drop_privileges(identity: Option<&Identity>) -> Result<(), ProcessError> {
+    match identity {
+        Some(identity) => identity.assume(),
+        None => process::lock_down(),
+    }
+}
+
+fn serve(ready: Ready) -> anyhow::Result<()> {
+    let Ready { runtime, workers, daemon, listeners } = ready;
+    let result = runtime.block_on(async {
+        let ending = async {
+            daemon.shutdown.reached(Phase::WaitForClients).await;
+            lock(&daemon.pidfile).iter().for_each(PidFile::ending);
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            result = Arc::clone(&daemon).serve(listeners, &workers) => result,
+            () = ending => Ok(()),
+        }
+    });
+    // Clients that are still there see the end of their connections. The port is free before the pidfile says so.
+    runtime.shutdown_timeout(TASKS_PATIENCE);
+    lock(&daemon.pidfile).take();
+    Ok(result?)
+}
+
+fn log_limit(limit: DescriptorLimit, config: &Config) {
+    let (clients, expected) = descriptors(config);
     tracing::info!("{}", limit.summary(clients, expected));
     if let Some(shortage) = limit.shortage(clients, expected) {
         tracing::warn!("{shortage}");
     }
-    let runtime = runtime(config.settings.worker_threads)?;
-    let daemon = runtime.block_on(async {
-        let daemon = Daemon::new(config, run.config.clone(), log.clone(), run.verbose)?;
-        tokio::spawn(signals::listen(Arc::clone(&daemon))?);
-        signals::let_go()?;
-        anyhow::Ok(daemon)
-    })?;
-    tracing::info!("process up: {}, pid {}", cli::VERSION_LINE, std::process::id());
-    process::notify_ready("serving");
-    Ok((runtime, daemon, listeners, pidfile))
+}
+
+/// `max_client_conn`, and the descriptors that all of its clients and servers may need.
+fn descriptors(config: &Config) -> (u64, u64) {
+    let clients = u64::from(config.settings.max_client_conn);
+    (clients, process::expected_descriptors(clients, most_servers(config)))
 }
 
 /// Servers that the configured databases may have together.
-fn most_servers(config: &Config) -> u64 {
+pub(super) fn most_servers(config: &Config) -> u64 {
     config.databases.values().map(|database| u64::from(config.pool_size(database, None))).sum()
 }
 
 /// One thread is a runtime of its own kind, without the cost of sharing.
-fn runtime(worker_threads: u32) -> anyhow::Result<Runtime> {
+fn runtime(worker_threads: u32, workers: &Arc<Workers>) -> anyhow::Result<Runtime> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if worker_threads == 0 { cores } else { worker_threads as usize };
     let mut builder = if threads == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
@@ -136,6 +263,7 @@ fn runtime(worker_threads: u32) -> anyhow::Result<Runtime> {
     }
     // Key derivations and name look-ups: few at a time, so that a storm of logins takes neither all cores nor much memory.
     builder.max_blocking_threads(BLOCKING_THREADS_MAX);
+    workers.attach(&mut builder);
     builder.enable_all().thread_name("pgtandem").build().context("cannot start threads")
 }
 
@@ -146,10 +274,9 @@ pub fn check(file: &Path, quiet: bool) -> ExitCode {
     let mut lines: Vec<_> = report.problems.iter().map(|p| (p.severity, p.to_string())).collect();
     if let Some(config) = report.config {
         // What only shows when the parts are put together: a key that does not fit its certificate, a cipher nobody has.
-        let tracked = configure::tracked(&config.settings);
-        match configure::build(config, &Arc::new(Mutex::new(Numbers::default())), &tracked) {
+        match Boot::new(config, Files::default()) {
             // Those of the file of users have been told with their lines.
-            Ok(setup) => lines.extend(setup.tls_warnings.into_iter().map(|w| (Severity::Warning, w))),
+            Ok(boot) => lines.extend(boot.setup.tls_warnings.into_iter().map(|w| (Severity::Warning, w))),
             Err(error) => lines.push((Severity::Error, error.to_string())),
         }
     }
@@ -163,7 +290,7 @@ pub fn check(file: &Path, quiet: bool) -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn inspect(role: FileRole, bytes: &[u8]) -> Vec<Finding> {
+pub(super) fn inspect(role: FileRole, bytes: &[u8]) -> Vec<Finding> {
     match role {
         FileRole::Users => {
             let (_, warnings) = UserList::parse(bytes);
@@ -181,7 +308,7 @@ fn inspect(role: FileRole, bytes: &[u8]) -> Vec<Finding> {
 /// `pgtandem convert FILE`: the same configuration as TOML.
 #[must_use]
 pub fn convert(file: &Path) -> ExitCode {
-    match configure::read(file) {
+    match configure::read(file, &Files::default()) {
         Ok((config, _)) => cli::answer(&to_toml(&config)),
         Err(error) => cli::fail(&error),
     }

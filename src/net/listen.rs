@@ -32,6 +32,13 @@ pub enum ListenError {
         /// The resolver's answer.
         source: io::Error,
     },
+    /// Somebody has this address.
+    #[error(
+        "cannot listen on {0}: Address already in use; stop the process that has it (ss -ltnp 'sport = :{port}' names it) or \
+         change listen_addr or listen_port",
+        port = .0.port()
+    )]
+    Taken(SocketAddr),
     /// TCP.
     #[error("cannot listen on {address}")]
     Tcp {
@@ -71,7 +78,7 @@ pub fn addresses(name: &str, port: u16) -> Result<Vec<SocketAddr>, ListenError> 
 /// Opens a TCP listener.
 ///
 /// # Errors
-/// [`ListenError::Tcp`].
+/// [`ListenError::Taken`], [`ListenError::Tcp`].
 pub fn tcp(address: SocketAddr, options: &ListenOptions) -> Result<std::net::TcpListener, ListenError> {
     let open = || -> io::Result<std::net::TcpListener> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
@@ -92,7 +99,10 @@ pub fn tcp(address: SocketAddr, options: &ListenOptions) -> Result<std::net::Tcp
         }
         Ok(socket.into())
     };
-    open().map_err(|source| ListenError::Tcp { address, source })
+    open().map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => ListenError::Taken(address),
+        _ => ListenError::Tcp { address, source },
+    })
 }
 
 /// The Unix socket of this directory and port, `.s.PGSQL.<port>` as PostgreSQL names it; `@…` is the abstract namespace.

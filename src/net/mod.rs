@@ -3,5 +3,7 @@
 
 pub mod buffer;
 pub mod dial;
+pub mod kernel_tls;
 pub mod listen;
+pub mod socket;
 pub mod stream;

@@ -93,7 +93,8 @@ impl Registry {
             let Some(request) = self.pools[p].cancel_queue.pop_front() else { break };
             let Some(Request { target: Some(t), .. }) = self.requests.get(&request) else { continue };
             let target = self.servers[*t].id;
-            let (c, server) = self.add_server(now, p, Place::CancelLogin, Some(request));
+            let (c, server) = self.add_server(now, p, Place::CancelLogin);
+            self.servers[c].client = Some(request);
             if let Some(entry) = self.requests.get_mut(&request) {
                 entry.carrier = Some(c);
             }

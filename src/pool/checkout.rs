@@ -157,6 +157,9 @@ impl Registry {
     pub(super) fn settle(&mut self, now: Time, s: u32, out: &mut Vec<Action>) {
         let p = self.servers[s].pool;
         let server = &self.servers[s];
+        if self.frozen {
+            return self.move_to(s, if server.cancels_sent > 0 { Place::BeingCanceled } else { Place::Idle });
+        }
         if server.used && self.is_worn(now, s) {
             self.pools[p].last_lifetime_close = Some(now);
             self.close(now, s, reason::LIFETIME, out);
@@ -186,6 +189,9 @@ impl Registry {
 
     /// Takes the free server that is next in turn.
     fn take_idle(&mut self, now: Time, p: u32, client: ClientId) -> Option<Checkout> {
+        if self.frozen {
+            return None;
+        }
         let idle = self.pools[p].list(Place::Idle);
         let s = if self.globals.server_round_robin { idle.last() } else { idle.first() }?;
         let needs_check = self.hand_over(now, s, client);

@@ -72,6 +72,12 @@ impl Registry {
     pub fn shut_down(&mut self, now: Time, fault: &Fault, out: &mut Vec<Action>) {
         self.ending = Some(fault.clone());
         self.pause_all(now, out);
+        self.turn_away(fault, out);
+    }
+
+    /// The end has come: all who wait for a server, or would from now on, are told `fault`. There is no way back.
+    pub fn turn_away(&mut self, fault: &Fault, out: &mut Vec<Action>) {
+        self.ending = Some(fault.clone());
         for p in self.all_pools() {
             self.refuse_all(p, fault, out);
         }

@@ -1,13 +1,16 @@
 //! The driver of the pools: the one lock around [`Registry`], the idle servers themselves, and a mailbox for every client.
 //! What a server is, how one is opened and what a client does with it is the business of `S` and of [`Host`].
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Wake, Waker};
 
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, mpsc};
 
-use super::{Action, Checkout, DatabaseId, Failure, Fate, GlobalParams, Ids, PoolEnd, Registry, UserId, Welcome};
+use super::{
+    Action, Checkout, DatabaseId, Failure, Fate, GlobalParams, Ids, PoolEnd, Registry, Standing, UserId, Welcome,
+};
 use crate::clock::Time;
 use crate::fault::Fault;
 use crate::ids::{ClientId, PoolId, ServerId};
@@ -351,6 +354,43 @@ impl<S: Idle> Pools<S> {
                     }
                 }
             }
+        }
+    }
+
+    /// Takes the idle servers out, so that nobody touches them while they are being passed on. The registry must be frozen.
+    pub fn take_idle(&self) -> Vec<(Standing, Box<S>)> {
+        let mut state = lock(&self.state);
+        let idle = state.registry.idle_servers();
+        idle.into_iter().filter_map(|standing| Some((standing, state.parked.remove(&standing.server)?))).collect()
+    }
+
+    /// Puts back what [`Self::take_idle`] took: they are not passed on after all.
+    pub fn put_idle(&self, servers: Vec<Box<S>>) {
+        let idle: HashSet<_> = lock(&self.state).registry.idle_servers().iter().map(|s| s.server).collect();
+        for mut server in servers {
+            let id = server.id();
+            let fit = self.arm(&mut server);
+            let mut state = lock(&self.state);
+            if fit.is_ok() && idle.contains(&id) {
+                state.parked.insert(id, server);
+            } else {
+                state.call(Time::now(), |registry, now, out| registry.server_gone(now, id, out));
+                self.perform(state);
+                self.on_host(|host| host.close(server, fit.err().unwrap_or("server no longer wanted")));
+            }
+        }
+    }
+
+    /// Takes over an idle server of a former process. It is closed if its pool is not known.
+    pub fn adopt_idle(&self, mut server: Box<S>, standing: &Standing) {
+        let fit = self.arm(&mut server);
+        let mut state = lock(&self.state);
+        if fit.is_ok() && state.call(Time::now(), |registry, now, out| registry.adopt(now, standing, out)) {
+            state.parked.insert(standing.server, server);
+            self.perform(state);
+        } else {
+            drop(state);
+            self.on_host(|host| host.close(server, fit.err().unwrap_or("server no longer wanted")));
         }
     }
 

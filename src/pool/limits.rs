@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 pub struct ClientLimits {
     max_clients: u32,
     clients: u32,
+    closed: bool,
     databases: FxHashMap<DatabaseId, Count>,
     users: FxHashMap<UserId, Count>,
 }
@@ -49,6 +50,11 @@ impl ClientLimits {
         self.users.entry(user).or_default().limit = limit;
     }
 
+    /// The process is on its way out: from now on nobody new gets into a database.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
     /// Counts an accepted socket.
     pub fn enter(&mut self) -> Seat {
         self.clients = self.clients.saturating_add(1);
@@ -70,8 +76,12 @@ impl ClientLimits {
     /// client stays counted until it leaves.
     ///
     /// # Errors
-    /// `client connections exceeded (max_db_client_connections)`.
+    /// `client connections exceeded (max_db_client_connections)`, or `pooler is shutting down`.
     pub fn admit_database(&mut self, seat: &mut Seat, database: DatabaseId, exempt: bool) -> Result<(), Fault> {
+        if self.closed && !exempt {
+            // "Cannot connect now": libpq then tries the next of several hosts.
+            return Err(refusal("pooler is shutting down").with_sqlstate("57P03"));
+        }
         if seat.database != Some(database) {
             if let Some(former) = seat.database.replace(database) {
                 give_back(&mut self.databases, former);

@@ -19,6 +19,7 @@ mod action;
 mod cancel;
 mod checkout;
 mod control;
+mod freeze;
 pub mod io;
 mod limits;
 mod opening;
@@ -36,6 +37,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use action::{Action, Checkout, Failure, Fate, PoolEnd, Welcome};
 pub use control::Mode;
+pub use freeze::Standing;
 pub use limits::{ClientLimits, Seat};
 pub use params::{DatabaseParams, GlobalParams, PoolParams, UserParams};
 pub use picture::{PoolCounts, PoolView, ServerState, ServerView};
@@ -58,6 +60,12 @@ impl Ids {
     #[must_use]
     pub fn draw(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The last id given.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 
     /// Makes the next id larger than `id` (after clients were taken over from a process that had counted so far).

@@ -100,6 +100,9 @@ impl Registry {
     /// Opens a server for this pool if it needs one and may have one. One attempt at a time: a server that takes long to
     /// answer, or refuses us, is not to be stormed.
     pub(super) fn supply(&mut self, now: Time, p: u32, out: &mut Vec<Action>) {
+        if self.frozen {
+            return;
+        }
         let pool = &self.pools[p];
         let waiting = pool.is_waiting();
         if !waiting && (pool.params.min_pool_size == 0 || now < pool.fill_at || !self.wants_fill(p)) {
@@ -133,7 +136,7 @@ impl Registry {
         self.unblock(p);
         self.touch(now, p);
         self.pools[p].last_attempt = now;
-        let (_, server) = self.add_server(now, p, Place::Login, None);
+        let (_, server) = self.add_server(now, p, Place::Login);
         out.push(Action::Open { server, pool: self.pools[p].id });
     }
 

@@ -22,6 +22,8 @@ pub struct Registry {
     pub(super) mode: Mode,
     /// What clients that need a server are told since the process is about to end.
     pub(super) ending: Option<Fault>,
+    /// A hand-over is under way.
+    pub(super) frozen: bool,
     pub(super) databases: Slab<Database>,
     pub(super) users: Slab<User>,
     pub(super) pools: Slab<Pool>,
@@ -57,6 +59,7 @@ impl Registry {
             globals,
             mode: Mode::Active,
             ending: None,
+            frozen: false,
             databases: Slab::default(),
             users: Slab::default(),
             pools: Slab::default(),
@@ -144,29 +147,6 @@ impl Registry {
         }
     }
 
-    /// A server that a former process opened and this one has taken over, held by `client`, or free: then what is decided
-    /// at a release is decided now. No limit stands against it. None if the pool is not known.
-    pub fn adopt(
-        &mut self,
-        now: Time,
-        pool: PoolId,
-        client: Option<ClientId>,
-        opened_at: Time,
-        out: &mut Vec<Action>,
-    ) -> Option<ServerId> {
-        let p = *self.pool_slots.get(&pool)?;
-        let (s, id) = self.add_server(now, p, Place::Active, client);
-        self.servers[s].opened_at = opened_at;
-        self.servers[s].used = true;
-        self.pools[p].welcome_fresh = true;
-        self.pools[p].welcome_known = true;
-        self.welcome_all(p, out);
-        if client.is_none() {
-            self.settle(now, s, out);
-        }
-        Some(id)
-    }
-
     pub(super) fn database_slot(&mut self, id: DatabaseId) -> u32 {
         let databases = &mut self.databases;
         *self.database_slots.entry(id).or_insert_with(|| {
@@ -214,8 +194,19 @@ impl Registry {
     }
 
     /// Enters a new server in the books.
-    pub(super) fn add_server(&mut self, now: Time, p: u32, place: Place, client: Option<ClientId>) -> (u32, ServerId) {
+    pub(super) fn add_server(&mut self, now: Time, p: u32, place: Place) -> (u32, ServerId) {
         let id = ServerId(self.ids.draw());
+        (self.enter_server(now, id, p, place, None), id)
+    }
+
+    pub(super) fn enter_server(
+        &mut self,
+        now: Time,
+        id: ServerId,
+        p: u32,
+        place: Place,
+        client: Option<ClientId>,
+    ) -> u32 {
         let s = self.servers.insert(Server {
             links: Default::default(),
             id,
@@ -237,7 +228,7 @@ impl Registry {
             self.users[u].group.servers += 1;
         }
         self.enlist(s, place);
-        (s, id)
+        s
     }
 
     /// Puts a server into another list of its pool.

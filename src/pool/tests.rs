@@ -50,6 +50,11 @@ fn user(word: &str) -> UserId {
     UserId(u32::from(word.as_bytes()[2]))
 }
 
+/// A server opened a moment ago by a former process.
+fn standing(server: ServerId, pool: PoolId, client: Option<ClientId>, now: Time) -> Standing {
+    Standing { server, pool, client, opened_at: now, idle_since: now, used: true, close_needed: false }
+}
+
 impl Script {
     fn wait(&mut self, until: Time, inclusive: bool) -> String {
         let mut said = vec![];
@@ -106,10 +111,15 @@ impl Script {
             "gone" => self.registry.server_gone(now, server(), &mut self.out),
             "checked" => self.registry.check_passed(server()),
             "retire" => self.registry.retire(now, server(), &mut self.out),
+            "freeze" => self.registry.freeze(),
+            "thaw" => self.registry.thaw(now, &mut self.out),
             "adopt" => {
                 let client = words.get(2).map(|client| ClientId(id(client)));
                 let pool = self.pool(word(1));
-                return format!("s{}", self.registry.adopt(now, pool, client, now, &mut self.out).unwrap());
+                let server = ServerId(self.registry.ids.draw());
+                let standing = standing(server, pool, client, now);
+                assert!(self.registry.adopt(now, &standing, &mut self.out));
+                return format!("s{}", server.0);
             }
             "reset" => self.registry.begin_reset(server(), &mut self.out),
             "release" => {
@@ -266,6 +276,28 @@ fn say(action: &Action) -> String {
         Action::PoolGone { pool, why: PoolEnd::Idle(age), .. } => format!("abandoned p{} {}s", pool.0, age.as_secs()),
         Action::Settled { .. } => "settled".into(),
     }
+}
+
+#[test]
+fn while_frozen_nothing_is_given_opened_or_closed() {
+    check(
+        "0 pool a.x size=2
+         0 checkout a.x c1 -> queued; open s1 p1
+         0 ready s1 -> c1 granted s1
+         0 checkout a.x c2 -> queued; open s2 p1
+         0 ready s2 -> c2 granted s2
+         0 checkout a.x c3 -> queued
+         1 freeze
+         1 release s1 idle
+         1 checkout a.x c4 -> queued
+         9999 wait
+         9999 show a.x -> cl_waiting=2 active=1 used=1 maxwait=9999
+         9999 release s2 idle
+         9999 leave c3 -> true
+         9999 again a.x c3 since=0 -> queued
+         9999 thaw -> close s2 server lifetime over; open s3 p1; c3 granted s1 check
+         9999 ready s3 -> c4 granted s3",
+    );
 }
 
 #[test]

@@ -30,6 +30,11 @@ impl Keys {
         Some(key)
     }
 
+    /// Takes over a key that a former process issued.
+    pub fn restore(&mut self, client: ClientId, key: CancelKey) {
+        self.owners.insert(key, client);
+    }
+
     /// Whose key it is.
     #[must_use]
     pub fn owner(&self, key: &CancelKey) -> Option<ClientId> {

@@ -4,6 +4,7 @@
 
 pub mod cancel;
 pub mod client;
+pub mod drain;
 pub mod io;
 pub mod params;
 pub mod server;

@@ -63,6 +63,18 @@ impl Values {
         self.0.get(index)?.as_deref()
     }
 
+    /// How many places there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Is there no place at all?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Notes a value.
     pub fn set(&mut self, index: usize, value: &[u8]) {
         if self.get(index) == Some(value) {

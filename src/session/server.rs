@@ -158,6 +158,30 @@ impl ServerCore {
         }
     }
 
+    /// A server that a former process had, which owed nothing: in this transaction state, with these statements (the least
+    /// recently used first).
+    #[must_use]
+    pub fn restore(tracked: Arc<Tracked>, values: Values, status: Status, statements: Vec<Arc<Statement>>) -> Self {
+        let mut core = Self::new(tracked, values);
+        core.status = status;
+        for statement in statements {
+            core.window.insert(statement);
+        }
+        core
+    }
+
+    /// The statements that it has, the least recently used first.
+    #[must_use]
+    pub fn statements(&self) -> Vec<Arc<Statement>> {
+        self.window.by_use()
+    }
+
+    /// Does it come into step by itself, without another message of the client?
+    #[must_use]
+    pub fn is_at_boundary(&self) -> bool {
+        !self.copy_in && !self.unsynced && !self.skipping
+    }
+
     /// Provably clean: owes nothing, is in no transaction and in no copy. Only then may another client have it.
     #[must_use]
     pub fn is_free(&self) -> bool {

@@ -53,14 +53,16 @@ pub fn clear_bounding_set() -> io::Result<()> {
     Ok(())
 }
 
+/// struct __user_cap_header_struct with _LINUX_CAPABILITY_VERSION_3 and pid 0 (this thread), capset(2).
+const CAPABILITY_HEADER: [u32; 2] = [0x2008_0522, 0];
+
 /// Give up every permitted, effective, inheritable and ambient capability. Concerns the calling thread and those it starts.
 ///
 /// # Errors
 /// The kernel's.
 pub fn clear_capabilities() -> io::Result<()> {
     prctl(libc::PR_CAP_AMBIENT, c_ulong::from(libc::PR_CAP_AMBIENT_CLEAR_ALL.unsigned_abs()), 0)?;
-    // struct __user_cap_header_struct with _LINUX_CAPABILITY_VERSION_3 and pid 0 (this thread), capset(2).
-    let mut header: [u32; 2] = [0x2008_0522, 0];
+    let mut header = CAPABILITY_HEADER;
     // Two times struct __user_cap_data_struct: effective, permitted, inheritable.
     let mut held = [0_u32; 6];
     // SAFETY: both point to live, aligned, mutable arrays of the size that version 3 of the call reads and writes.
@@ -76,8 +78,64 @@ pub fn clear_capabilities() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The capability sets of the calling thread, a bit for each capability (capabilities(7)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// What it may do now.
+    pub effective: u64,
+    /// What it may let itself do.
+    pub permitted: u64,
+    /// What a program that it starts may inherit.
+    pub inheritable: u64,
+    /// What a program that it starts is given.
+    pub ambient: u64,
+    /// What a program that it starts can gain at all.
+    pub bounding: u64,
+}
+
+/// The capabilities of the calling thread.
+///
+/// # Errors
+/// The kernel's.
+pub fn capabilities() -> io::Result<Capabilities> {
+    let mut header = CAPABILITY_HEADER;
+    let mut sets = [0_u32; 6];
+    // SAFETY: both point to live, aligned arrays of the size that version 3 of the call reads and writes.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, &raw mut sets) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let [effective, permitted, inheritable, effective_high, permitted_high, inheritable_high] = sets.map(u64::from);
+    let is_set = c_ulong::from(libc::PR_CAP_AMBIENT_IS_SET.unsigned_abs());
+    Ok(Capabilities {
+        effective: effective | effective_high << 32,
+        permitted: permitted | permitted_high << 32,
+        inheritable: inheritable | inheritable_high << 32,
+        ambient: set_of(|capability| prctl_value(libc::PR_CAP_AMBIENT, is_set, capability))?,
+        bounding: set_of(|capability| prctl_value(libc::PR_CAPBSET_READ, capability, 0))?,
+    })
+}
+
+/// Asks for one capability after the other, up to the last that this kernel knows.
+fn set_of(is_set: impl Fn(c_ulong) -> io::Result<i32>) -> io::Result<u64> {
+    let mut set = 0;
+    for capability in 0..64 {
+        match is_set(capability) {
+            Ok(0) => {}
+            Ok(_) => set |= 1 << capability,
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && capability > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(set)
+}
+
 fn prctl(option: i32, first: c_ulong, second: c_ulong) -> io::Result<()> {
+    prctl_value(option, first, second).map(drop)
+}
+
+fn prctl_value(option: i32, first: c_ulong, second: c_ulong) -> io::Result<i32> {
     // SAFETY: the options used in this file take plain numbers, no pointers.
     let result = unsafe { libc::prctl(option, first, second, 0, 0) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result >= 0 { Ok(result) } else { Err(io::Error::last_os_error()) }
 }

@@ -91,6 +91,8 @@ impl Acceptor {
         config.alpn_protocols = vec![ALPN_POSTGRESQL.to_vec()];
         config.ticketer = aws_lc_rs::Ticketer::new()?;
         config.send_tls13_tickets = 1;
+        // For a hand-over, where TLS goes from the library to the kernel (net/kernel_tls). It costs nothing before.
+        config.enable_secret_extraction = true;
         Ok(Self { config: Arc::new(config), server_end_point, sslmode: params.sslmode, expires_at, warnings })
     }
 

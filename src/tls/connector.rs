@@ -112,6 +112,12 @@ impl Connector {
         self.fingerprint == other.fingerprint
     }
 
+    /// Stands for all settings and file contents that it was built from.
+    #[must_use]
+    pub fn fingerprint(&self) -> &[u8; 32] {
+        &self.fingerprint
+    }
+
     /// The mode that this was built for.
     #[must_use]
     pub fn sslmode(&self) -> SslMode {
@@ -141,6 +147,8 @@ fn client_config(
     };
     // PostgreSQL never resumes; and a resumed session would not show its certificate to the verifier again.
     config.resumption = Resumption::disabled();
+    // For a hand-over, where TLS goes from the library to the kernel (net/kernel_tls). It costs nothing before.
+    config.enable_secret_extraction = true;
     Ok((config, warnings))
 }
 

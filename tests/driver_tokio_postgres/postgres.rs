@@ -5,7 +5,8 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::process::{Folder, Process, free_port, unprivileged, wait_until};
 
@@ -97,6 +98,18 @@ impl Postgres {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
         Ok(String::from_utf8(output.stdout).unwrap().trim_end().to_owned())
+    }
+
+    /// Stops it and all its children, or lets them go on.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
+        self.process.signal(signal);
+        let children =
+            Command::new("ps").args(["-o", "pid=", "--ppid", &self.process.id().to_string()]).output().unwrap();
+        for child in String::from_utf8_lossy(&children.stdout).split_whitespace() {
+            // One that has just ended needs no stopping.
+            let _ = kill(Pid::from_raw(child.parse().unwrap()), signal);
+        }
     }
 
     /// Makes it show another certificate to those who connect from now on, or none (`ssl = off`).

@@ -9,6 +9,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
 use super::FATAL;
+use crate::session::io::subject::{self, SUBJECT};
 
 /// Bytes of message and of fields that are kept; what is longer is cut. Texts of clients stand in messages: this bounds what
 /// they can make us hold and write.
@@ -175,20 +176,20 @@ fn level_word(level: Level, fatal: bool) -> &'static str {
 }
 
 /// Text that grows to [`TEXT_MAX`] and no further.
-struct Capped {
+pub(super) struct Capped {
     text: String,
 }
 
 impl Capped {
-    const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self { text: String::new() }
     }
 
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.text.clear();
     }
 
-    fn as_str(&self) -> &str {
+    pub(super) fn as_str(&self) -> &str {
         &self.text
     }
 }
@@ -231,10 +232,28 @@ impl Collector<'_> {
     }
 }
 
+impl Collector<'_> {
+    /// Fields of their own in JSON; a line for people says it in its message.
+    fn subject(&mut self, value: &dyn fmt::Debug) {
+        if !self.json {
+            return;
+        }
+        let mut text = Capped::new();
+        let _ = write!(text, "{value:?}");
+        for (name, part) in subject::parts(text.as_str()) {
+            let mut quoted = String::new();
+            json_text(&mut quoted, part);
+            self.field(name, format_args!("{quoted}"));
+        }
+    }
+}
+
 impl Visit for Collector<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
             let _ = write!(self.message, "{value:?}");
+        } else if field.name() == SUBJECT {
+            self.subject(value);
         } else if self.json {
             let mut text = Capped::new();
             let _ = write!(text, "{value:?}");

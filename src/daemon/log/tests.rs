@@ -186,7 +186,7 @@ fn lines_are_in_the_file_when_the_call_returns_and_reopen_follows_a_rotation() {
 
         let missing = path.with_file_name("no/log");
         let error = log.reopen(Some(&missing)).unwrap_err().to_string();
-        assert!(error.contains("could not open log file") && error.contains("mkdir -p "), "{error}");
+        assert!(error.contains("could not open log file") && error.contains("install -d -o "), "{error}");
         tracing::info!("four");
         assert_eq!(bare(&fs::read_to_string(path).unwrap()), ["LOG three", "LOG four"]);
 
@@ -246,4 +246,46 @@ fn a_journal_that_is_not_there_changes_nothing() {
         tracing::info!("still");
     });
     assert_eq!(bare(&text), ["LOG still"]);
+}
+
+#[test]
+fn a_subject_is_for_journals_and_json_and_never_in_a_line_for_people() {
+    use crate::ids::ClientId;
+    use crate::net::stream::Peer;
+    use crate::session::io::subject::Subject;
+    let say = || {
+        let peer = Peer::Unix { pid: Some(7), uid: None };
+        let client = Subject::client(ClientId(1), "d\"1", "u", &peer);
+        tracing::info!(subject = %client, "C-0x1: d\"1/u@unix(7) closing");
+    };
+    let text = logged(0, LogFormat::Pgbouncer, |_, _| say());
+    assert_eq!(bare(&text), ["LOG C-0x1: d\"1/u@unix(7) closing"]);
+    let line: serde_json::Value = serde_json::from_str(&logged(0, LogFormat::Json, |_, _| say())).unwrap();
+    assert_eq!(
+        line["fields"],
+        serde_json::json!({"client": "C-0x1", "database": "d\"1", "user": "u", "peer": "unix(7)"})
+    );
+}
+
+#[test]
+fn priorities_stand_before_each_line_for_a_journal_that_reads_stderr() {
+    assert_eq!(with_priority(b"a\n\tb\n", 4), b"<4>a\n<4>\tb\n");
+}
+
+#[test]
+fn quiet_work_leaves_no_trace_and_what_it_calls_is_heard_elsewhere() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let place = |quiet: bool| tracing::info!("quiet {quiet}");
+    let text = logged(0, LogFormat::Pgbouncer, |_, _| {
+        runtime.block_on(async {
+            quietly(async {
+                place(true);
+                tokio::task::yield_now().await;
+                place(true);
+            })
+            .await;
+            place(false);
+        });
+    });
+    assert_eq!(bare(&text), ["LOG quiet false"]);
 }

@@ -263,7 +263,8 @@ impl World {
             }
             Op::Adopt(p) => {
                 let pool = self.pool(p);
-                let server = self.registry.adopt(now, pool, None, now, &mut self.out).unwrap();
+                let server = ServerId(self.registry.ids.draw());
+                assert!(self.registry.adopt(now, &standing(server, pool, None, now), &mut self.out));
                 self.opened += 1;
                 self.servers.insert(server, Known { pool, state: State::Idle, doomed: false });
             }

@@ -1,16 +1,20 @@
 //! Cancel requests: from a client's key to its server, by a connection of their own. The registry sees to it that the server is
 //! not lent to anybody else while a request for it is under way.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::open::connect_for;
+use super::connect::connect_for;
+use super::roster::ServerInfo;
 use super::shared::{Shared, lock};
 use crate::ids::{ClientId, PoolId, ServerId};
+use crate::net::stream::Stream;
 use crate::wire::startup::{CancelKey, put_cancel};
 
 /// How long a server may take to hear a cancel request, if server_connect_timeout does not say.
@@ -24,7 +28,7 @@ pub(super) async fn request(shared: &Arc<Shared>, request: ClientId, key: &Cance
         return;
     };
     let Some(target) = client.link() else {
-        tracing::debug!("cancel request {request}: client {} has no server", client.id);
+        tracing::debug!(subject = %client.subject(), "cancel request {request}: client {} has no server", client.id);
         return;
     };
     // The requester's connection ends when its request has been heard, as with PostgreSQL itself.
@@ -79,31 +83,64 @@ impl Drop for Carried {
 }
 
 async fn carry(shared: &Arc<Shared>, pool: PoolId, request: ClientId, target: ServerId) {
-    let Some(context) = shared.context(pool) else { return };
     let Some(info) = shared.roster.server(target) else { return };
-    let Some((place, key)) = info.cancel_address() else { return };
-    let route = context.route();
-    let name = route.database.hosts.iter().find(|h| h.target == place).map_or("", |h| h.name.as_str());
-    let mut stream = match connect_for(&shared.params(), &place, name).await {
-        Ok(stream) => stream,
+    let (mut stream, key) = match connect(shared, pool, &info).await {
+        Ok(Some(connected)) => connected,
+        Ok(None) => return,
         Err(reason) => {
-            tracing::warn!("cancel request {request} for {info} failed: {reason}");
+            tracing::warn!(subject = %info.subject(), "cancel request {request} for {info} failed: {reason}");
             return;
         }
     };
     if !shared.pools.with(|registry, _, _| registry.cancel_connected(request)) {
-        tracing::debug!("cancel request {request} for {info}: too late");
+        tracing::debug!(subject = %info.subject(), "cancel request {request} for {info}: too late");
         return;
     }
-    let mut packet = Vec::new();
-    put_cancel(&mut packet, &key);
-    let sent = async {
-        stream.write_all(&packet).await?;
-        stream.flush().await?;
-        // The server closes once the signal is on its way.
-        stream.read(&mut [0; 16]).await
-    };
-    if let Err(error) = sent.await {
-        tracing::debug!("cancel request {request} for {info}: {error}");
+    if let Err(error) = send(&mut stream, &key).await {
+        tracing::debug!(subject = %info.subject(), "cancel request {request} for {info}: {error}");
     }
 }
+
+/// A connection to the place of this server, and its key; `None` if it gave no key or its pool is gone.
+async fn connect(shared: &Shared, pool: PoolId, server: &ServerInfo) -> Result<Option<(Stream, CancelKey)>, String> {
+    let (Some(context), Some((place, key))) = (shared.context(pool), server.cancel_address()) else { return Ok(None) };
+    let route = context.route();
+    let name = route.database.hosts.iter().find(|h| h.target == place).map_or("", |h| h.name.as_str());
+    let params = shared.params();
+    let stream = connect_for(&params.tcp, &params.connector, &place, name).await.map_err(|error| error.to_string())?;
+    Ok(Some((stream, key)))
+}
+
+async fn send(stream: &mut Stream, key: &CancelKey) -> io::Result<()> {
+    let mut packet = Vec::new();
+    put_cancel(&mut packet, key);
+    stream.write_all(&packet).await?;
+    stream.flush().await?;
+    // The server closes once the signal is on its way.
+    stream.read(&mut [0; 16]).await.map(drop)
+}
+
+/// Cancels what these servers are doing, beside the books of the registry: only for servers that nobody is lent again, at the
+/// end of the process. A server whose connection is merely closed goes on with its query. Returns after `limit` at the latest.
+pub async fn stop(shared: &Arc<Shared>, servers: Vec<(PoolId, Arc<ServerInfo>)>, limit: Duration) {
+    let lines = Arc::new(Semaphore::new(STOPS_MAX));
+    let mut stops = JoinSet::new();
+    for (pool, server) in servers {
+        let (shared, lines) = (Arc::clone(shared), Arc::clone(&lines));
+        stops.spawn(async move {
+            let Ok(_line) = lines.acquire().await else { return };
+            let stopped = match connect(&shared, pool, &server).await {
+                Ok(Some((mut stream, key))) => send(&mut stream, &key).await.map_err(|error| error.to_string()),
+                Ok(None) => Ok(()),
+                Err(reason) => Err(reason),
+            };
+            if let Err(reason) = stopped {
+                tracing::warn!("{server} could not be told to stop its query: {reason}");
+            }
+        });
+    }
+    let _ = timeout(limit, async { while stops.join_next().await.is_some() {} }).await;
+}
+
+/// Connections that [`stop`] has open at the same time.
+const STOPS_MAX: usize = 32;

@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
+use super::freeze::Verdict;
 use super::login::{Membership, Presence, SeatGuard};
 use super::relay::Step;
-use super::roster::{ClientInfo, Doing};
+use super::roster::{ClientInfo, Doing, Parting};
 use super::route::{Params, Route};
 use super::server::{CRASHED, Outbox, Passing, QueryError, Server};
 use super::shared::{PoolContext, Shared, count, lock};
@@ -20,11 +21,13 @@ use crate::fault::{Culprit, Fault, Severity};
 use crate::net::buffer::Buffer;
 use crate::net::stream::Stream;
 use crate::pool::io::{Idle, Message};
-use crate::pool::{Checkout, Fate};
+use crate::pool::{Checkout, Fate, Standing};
+use crate::prepared::Statement;
 use crate::session::Mode;
 use crate::session::client::ClientCore;
 use crate::session::params::Values;
 use crate::wire::reply;
+use crate::wire::startup::CancelKey;
 
 /// Why a session is over.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub(super) enum End {
     ServerGone(&'static str),
     /// The client is told this.
     Fault(Fault),
+    /// Another process has the sockets.
+    HandedOver,
 }
 
 /// A client in a pool.
@@ -46,6 +51,10 @@ pub struct Session {
     pub(super) context: Arc<PoolContext>,
     pub(super) route: Arc<Route>,
     generation: u64,
+    /// It is to come to rest.
+    pub(super) frozen: bool,
+    /// In a former process it has waited for a server since then.
+    waited_since: Option<Time>,
     pub(super) info: Arc<ClientInfo>,
     presence: Option<Presence>,
     _seat: SeatGuard,
@@ -77,6 +86,24 @@ pub struct Session {
     pub(super) query_began: Time,
     pub(super) ready_at: Time,
     pub(super) tally: Tally,
+}
+
+/// What has come of a wait.
+enum Waited {
+    Letter(Message<Server>),
+    Due,
+    /// It has left the queue, to be passed on to another process.
+    Frozen,
+}
+
+/// What a session has beside its [`Start`] if a former process began it.
+pub(super) struct Carried {
+    pub(super) names: Vec<(Box<[u8]>, Arc<Statement>)>,
+    pub(super) server: Option<(Box<Server>, Standing)>,
+    pub(super) waiting_since: Option<Time>,
+    pub(super) transaction_began: Time,
+    pub(super) ready_at: Time,
+    pub(super) served: bool,
 }
 
 /// Counts of this session that the database's statistics have not seen yet.
@@ -122,7 +149,10 @@ impl Session {
             params: shared.params(),
             route: start.route,
             context: start.context,
+            // In this order: a freeze that begins in between is seen by its generation.
             generation: shared.generation(),
+            frozen: shared.freeze.is_on(),
+            waited_since: None,
             info: start.info,
             presence: Some(start.presence),
             _seat: start.seat,
@@ -153,6 +183,43 @@ impl Session {
         session
     }
 
+    /// A client that a former process let in, as it was when it came to rest there.
+    #[must_use]
+    pub(super) fn restore(shared: &Arc<Shared>, start: Start, carried: Carried) -> Self {
+        let mut session = Self::new(shared, start);
+        for (name, statement) in carried.names {
+            session.core.names.insert(&name, statement);
+        }
+        session.waited_since = carried.waiting_since;
+        session.transaction_began = carried.transaction_began;
+        session.ready_at = carried.ready_at;
+        session.served = carried.served;
+        if let Some((server, standing)) = carried.server {
+            shared.roster.add_server(Arc::clone(&server.info));
+            let _ = shared.pools.with(|registry, now, out| registry.adopt(now, &standing, out));
+            session.info.set_link(Some(server.info.id));
+            session.info.set_doing(Doing::Active);
+            server.info.set_link(Some(session.info.id), session.info.request_at());
+            session.server = Some(server);
+        }
+        session
+    }
+
+    /// Serves a restored client to the end.
+    pub(super) async fn serve_on(self) {
+        // From here on the client's task is this one.
+        poll_fn(|cx| {
+            self.info.mailbox.bind(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
+        self.serve().await;
+    }
+
+    pub(super) fn cancel_key(&self) -> Option<&CancelKey> {
+        self.presence.as_ref()?.key()
+    }
+
     fn adopt_settings(&mut self) {
         // The mode holds for as long as the client has a server.
         if self.server.is_none() {
@@ -169,6 +236,7 @@ impl Session {
         let generation = self.shared.generation();
         if generation != self.generation {
             self.generation = generation;
+            self.frozen = self.shared.freeze.is_on();
             self.params = self.shared.params();
             if let Some(route) = self.shared.directory().renew(&self.route) {
                 self.route = route;
@@ -187,6 +255,11 @@ impl Session {
                     }
                 }
                 Step::ServerFree => self.give_back(),
+                Step::Rest => {
+                    if self.rest(None).await == Verdict::Gone {
+                        break End::HandedOver;
+                    }
+                }
                 Step::Ended(end) => break end,
             }
         };
@@ -195,16 +268,22 @@ impl Session {
 
     /// Gets a server and makes it this client's.
     async fn acquire(&mut self) -> Result<(), End> {
-        let began = Time::now();
+        let mut again = self.waited_since.take();
+        let began = again.unwrap_or_else(Time::now);
         self.transaction_began = began;
         self.info.set_request(began);
-        let mut again = None;
         loop {
             let (answer, server) = self.shared.pools.checkout(self.context.pool, self.info.id, again);
             let (mut server, needs_check, since) = match (answer, server) {
                 (Checkout::Granted { needs_check, .. }, Some(server)) => (server, needs_check, began),
                 (Checkout::Refused(fault), _) => return Err(End::Fault(fault)),
-                _ => self.wait(again.unwrap_or(began)).await?,
+                _ => match self.wait(again.unwrap_or(began)).await? {
+                    Some(granted) => granted,
+                    None => {
+                        again = Some(again.unwrap_or(began));
+                        continue;
+                    }
+                },
             };
             match self.prepare(&mut server, needs_check).await {
                 Ok(()) => {
@@ -269,8 +348,8 @@ impl Session {
         self.server = Some(server);
     }
 
-    /// Waits in the queue.
-    async fn wait(&mut self, began: Time) -> Result<(Box<Server>, bool, Time), End> {
+    /// Waits in the queue. `None`: it has left the queue, and is to ask again with its old place.
+    async fn wait(&mut self, began: Time) -> Result<Option<(Box<Server>, bool, Time)>, End> {
         self.info.set_doing(Doing::Waiting);
         let limit = self.route.timeouts.query_wait;
         let deadline = if limit.is_zero() { Time::NEVER } else { began + limit };
@@ -279,13 +358,19 @@ impl Session {
         let letter = loop {
             let waited = poll_fn(|cx| self.poll_wait(cx, deadline.min(notify_at))).await;
             match waited {
-                Ok(Some(letter)) => break letter,
+                Ok(Waited::Letter(letter)) => break letter,
+                Ok(Waited::Frozen) => {
+                    return match self.rest(Some(began)).await {
+                        Verdict::GoOn => Ok(None),
+                        Verdict::Gone => Err(End::HandedOver),
+                    };
+                }
                 // Leaving the queue is part of the session's end.
-                Ok(None) if Time::now() >= deadline => {
+                Ok(Waited::Due) if Time::now() >= deadline => {
                     let text = "query_wait_timeout";
                     return Err(End::Fault(Fault::fatal(Culprit::Us, text).retryable()));
                 }
-                Ok(None) => {
+                Ok(Waited::Due) => {
                     notify_at = Time::NEVER;
                     let text = "No server connection available in postgres backend, client being queued";
                     reply::put_notice(&mut self.out.bytes, text);
@@ -294,18 +379,19 @@ impl Session {
             }
         };
         match letter {
-            Message::Grant { server, needs_check, waited_since } => Ok((server, needs_check, waited_since)),
+            Message::Grant { server, needs_check, waited_since } => Ok(Some((server, needs_check, waited_since))),
             Message::Refuse(fault) => Err(End::Fault(fault)),
             Message::Welcome => Err(End::Fault(Fault::fatal(Culprit::Us, "internal error: unexpected welcome"))),
         }
     }
 
-    /// Ready with a letter, with nothing when `due` has come, or with the reason to stop waiting.
-    fn poll_wait(&mut self, cx: &mut Context<'_>, due: Time) -> Poll<Result<Option<Message<Server>>, End>> {
+    /// Ready with what has come of the wait, or with the reason to stop waiting.
+    fn poll_wait(&mut self, cx: &mut Context<'_>, due: Time) -> Poll<Result<Waited, End>> {
         if let Some(letter) = self.info.mailbox.take() {
-            return Poll::Ready(Ok(Some(letter)));
+            return Poll::Ready(Ok(Waited::Letter(letter)));
         }
-        if let Some(ending) = self.info.ending() {
+        // Who may finish its transaction may also begin the one that it waits for.
+        if let Some(ending) = self.info.ending().filter(|ending| ending.at_once) {
             return Poll::Ready(Err(End::Fault(ending.fault)));
         }
         if let Poll::Ready(Err(_)) = self.poll_to_client(cx) {
@@ -319,7 +405,12 @@ impl Session {
                 Poll::Ready(_) => return Poll::Ready(Err(End::ClientGone("client unexpected eof"))),
             }
         }
-        self.timer.poll(cx, due).map(|()| Ok(None))
+        // Once it has left the queue no letter can come any more; if it was not in the queue one is on its way.
+        let at_rest = self.shared.freeze.is_on() && self.is_at_rest(cx);
+        if at_rest && self.shared.pools.with(|registry, _, _| registry.leave(self.info.id)) {
+            return Poll::Ready(Ok(Waited::Frozen));
+        }
+        self.timer.poll(cx, due).map(|()| Ok(Waited::Due))
     }
 
     /// Gives the server back between transactions.
@@ -367,6 +458,10 @@ impl Session {
 
     /// Says the last words to both sides and tidies up.
     async fn finish(mut self, end: End) {
+        if matches!(end, End::HandedOver) {
+            // Dropped without a word: the sockets live on in the other process.
+            return;
+        }
         self.settle_server_run();
         let clean = matches!(end, End::Terminated | End::ClientGone(_) | End::Fault(_));
         let torn = self.server.as_ref().is_some_and(|s| s.passing.is_torn());
@@ -384,21 +479,23 @@ impl Session {
                 self.shared.pools.release(server, Fate::Close(server_reason(&end)));
             }
         }
+        let shared = Arc::clone(&self.shared);
+        let parting = shared.roster.part();
         // Others may look for this client until here, and never afterwards.
         self.presence = None;
         self.membership = None;
         count(&self.context.stats.received_bytes, self.tally.received);
         count(&self.context.stats.sent_bytes, self.tally.sent);
-        self.tell(end, torn).await;
+        self.tell(end, torn, parting).await;
     }
 
     /// `torn`: the client has had a part of a message of the server and will not get the rest. Anything written now would be
     /// taken for the rest, so nothing is.
-    async fn tell(&mut self, end: End, torn: bool) {
+    async fn tell(&mut self, end: End, torn: bool, parting: Parting<'_>) {
         let age_s = Time::now().since(self.info.connected_at).as_secs();
         let told = matches!(end, End::ServerGone(_) | End::Fault(_));
         let (reason, fault) = match end {
-            End::Terminated => ("client close request".into(), None),
+            End::Terminated | End::HandedOver => ("client close request".into(), None),
             End::ClientGone(reason) => (reason.into(), None),
             // The server has told the client the reason itself.
             End::ServerGone(reason) if self.server_said_fatal => (reason.into(), None),
@@ -408,11 +505,11 @@ impl Session {
             End::Fault(fault) => (fault.text.clone(), Some(fault)),
         };
         if self.params.log.disconnections {
-            tracing::info!("{} closing because: {reason} (age={age_s}s)", self.info);
+            tracing::info!(subject = %self.info.subject(), "{} closing because: {reason} (age={age_s}s)", self.info);
         }
         if let Some(fault) = &fault {
             if self.params.log.pooler_errors {
-                tracing::warn!("{} pooler error: {}", self.info, fault.text);
+                tracing::warn!(subject = %self.info.subject(), "{} pooler error: {}", self.info, fault.text);
             }
             if !torn {
                 reply::put_error(&mut self.out.bytes, fault);
@@ -421,6 +518,7 @@ impl Session {
         // A client that does not read is not waited for.
         let farewell = async {
             poll_fn(|cx| self.poll_to_client(cx)).await?;
+            drop(parting);
             // There are last words, ours or the server's.
             if told { super::login::linger(&mut self.stream).await } else { self.stream.shutdown().await }
         };
@@ -433,7 +531,7 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn server_reason(end: &End) -> &'static str {
     match end {
-        End::Terminated | End::ClientGone(_) => "client disconnect while server was not ready",
+        End::Terminated | End::HandedOver | End::ClientGone(_) => "client disconnect while server was not ready",
         End::ServerGone(reason) => reason,
         End::Fault(fault) => match &*fault.text {
             "query timeout" => "query timeout",
@@ -454,7 +552,7 @@ async fn reset(params: &Params, server: &mut Server) -> Fate {
         Ok(()) if server.core.is_free() => Fate::Idle,
         Ok(()) => Fate::Close("reset query left a transaction open"),
         Err(QueryError::Refused(fault)) => {
-            tracing::warn!("{} server_reset_query failed: {fault}", server.info);
+            tracing::warn!(subject = %server.info.subject(), "{} server_reset_query failed: {fault}", server.info);
             Fate::Close("reset query failed")
         }
         Err(QueryError::Broken(reason)) => Fate::Close(if reason == CRASHED { CRASHED } else { "reset query failed" }),

@@ -54,7 +54,7 @@ impl Host<Server> for SessionHost {
         if let Some(shared) = self.shared.upgrade() {
             shared.roster.remove_server(server.info.id);
             if shared.params().log.disconnections {
-                tracing::info!("{} closing because: {reason} (age={age_s}s)", server.info);
+                tracing::info!(subject = %server.info.subject(), "{} closing because: {reason} (age={age_s}s)", server.info);
             }
         }
         server.say_goodbye();
@@ -90,7 +90,7 @@ impl Host<Server> for SessionHost {
     fn reserve_used(&self, _pool: PoolId, client: ClientId) {
         let Some(shared) = self.shared.upgrade() else { return };
         if let Some(client) = shared.roster.client(client) {
-            tracing::warn!("{client} taking connection from reserve_pool");
+            tracing::warn!(subject = %client.subject(), "{client} taking connection from reserve_pool");
         }
     }
 

@@ -14,6 +14,7 @@ use super::roster::{ClientInfo, Ending};
 use super::route::{ConsoleEntry, Entry, Params, Route, client_channel};
 use super::server::Server;
 use super::shared::{PoolContext, Reported, Shared, lock};
+use super::subject::Subject;
 use crate::auth::{
     ClientLogin, Derivation, Evidence, LoginParams, MAX_PASSWORD_BYTES, Method, ScramKeys, ScramSecret, Secret, Step,
 };
@@ -114,7 +115,7 @@ pub struct Membership {
 }
 
 impl Membership {
-    fn begin(shared: &Arc<Shared>, pool: PoolId) -> Self {
+    pub(super) fn begin(shared: &Arc<Shared>, pool: PoolId) -> Self {
         shared.pools.with(|registry, now, _| registry.client_attached(now, pool));
         Self { shared: Arc::clone(shared), pool }
     }
@@ -131,6 +132,23 @@ pub struct Presence {
     shared: Arc<Shared>,
     id: ClientId,
     key: Option<CancelKey>,
+}
+
+impl Presence {
+    /// Makes a client known that a former process let in.
+    pub(super) fn restore(shared: &Arc<Shared>, info: &Arc<ClientInfo>, key: Option<CancelKey>) -> Self {
+        if let Some(key) = &key {
+            lock(&shared.keys).restore(info.id, key.clone());
+        }
+        shared.pools.enrol(info.id, Arc::clone(&info.mailbox));
+        shared.roster.add_client(Arc::clone(info));
+        Self { shared: Arc::clone(shared), id: info.id, key }
+    }
+
+    /// The key that the client was given.
+    pub(super) fn key(&self) -> Option<&CancelKey> {
+        self.key.as_ref()
+    }
 }
 
 impl Drop for Presence {
@@ -210,6 +228,7 @@ pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
         }
         Err(failed) => {
             drop(seat);
+            let _parting = shared.roster.part();
             drop(presence);
             arrival.turn_away(failed, crate::clock::Time::now().since(began).as_secs()).await;
             None
@@ -229,34 +248,30 @@ impl Arrival {
         )
     }
 
+    fn subject(&self) -> Subject<'_> {
+        Subject::client(self.id, &self.database, &self.user, &self.peer)
+    }
+
     async fn turn_away(&mut self, failed: Failed, age_s: u64) {
         let name = self.name();
         let (fault, reason) = match failed {
             Failed::Fault(fault) => (fault, String::new()),
             Failed::Refused(fault, reason) => (fault, reason),
             Failed::Gone(reason) => {
-                tracing::debug!("{name} closing because: {reason} (age={age_s}s)");
+                tracing::debug!(subject = %self.subject(), "{name} closing because: {reason} (age={age_s}s)");
                 return;
             }
             Failed::Cancel => return,
         };
         if self.params.log.disconnections {
-            tracing::info!("{name} closing because: {} (age={age_s}s)", fault.text);
+            tracing::info!(subject = %self.subject(), "{name} closing because: {} (age={age_s}s)", fault.text);
         }
         if self.params.log.pooler_errors {
             let reason = if reason.is_empty() { reason } else { format!(" ({reason})") };
-            tracing::warn!("{name} pooler error: {}{reason}", fault.text);
+            tracing::warn!(subject = %self.subject(), "{name} pooler error: {}{reason}", fault.text);
         }
         if let Some(stream) = &mut self.stream {
-            let mut out = Vec::new();
-            reply::put_error(&mut out, &Fault { severity: Severity::Fatal, ..fault });
-            // A client that does not listen is not waited for.
-            let _ = timeout(Duration::from_secs(1), async {
-                stream.write_all(&out).await?;
-                stream.flush().await?;
-                linger(stream).await
-            })
-            .await;
+            tell(stream, fault).await;
         }
     }
 
@@ -306,7 +321,7 @@ impl Arrival {
         let back_door = match self.shared.directory().console(&self.user, owner) {
             ConsoleEntry::Denied(fault) => return Err(fault.into()),
             ConsoleEntry::BackDoor => {
-                tracing::info!("{} pgbouncer access from unix socket", self.name());
+                tracing::info!(subject = %self.subject(), "{} pgbouncer access from unix socket", self.name());
                 true
             }
             ConsoleEntry::AfterLogin => {
@@ -365,7 +380,12 @@ impl Arrival {
         if self.params.log.connections {
             let tls = if info.tls.is_empty() { "no" } else { &info.tls };
             let name = self.name();
-            tracing::info!("{name} login attempt: db={} user={} tls={tls} replication=no", self.database, self.user);
+            tracing::info!(
+                subject = %self.subject(),
+                "{name} login attempt: db={} user={} tls={tls} replication=no",
+                self.database,
+                self.user
+            );
         }
     }
 
@@ -521,7 +541,7 @@ impl Arrival {
             Err(error) => {
                 let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
                 let text = inner.map_or_else(|| error.to_string(), crate::tls::failure_text);
-                tracing::warn!("{} TLS handshake error: handshake failed: {text}", self.name());
+                tracing::warn!(subject = %self.subject(), "{} TLS handshake error: handshake failed: {text}", self.name());
                 Err(Failed::Gone("TLS handshake failed".into()))
             }
         }
@@ -676,6 +696,18 @@ impl Arrival {
             self.fill().await?;
         }
     }
+}
+
+/// Last words to a client. One that does not listen is not waited for.
+pub(super) async fn tell(stream: &mut Stream, fault: Fault) {
+    let mut out = Vec::new();
+    reply::put_error(&mut out, &Fault { severity: Severity::Fatal, ..fault });
+    let _ = timeout(Duration::from_secs(1), async {
+        stream.write_all(&out).await?;
+        stream.flush().await?;
+        linger(stream).await
+    })
+    .await;
 }
 
 /// Ends a stream so that the last words reach the client: no more is written, and what the client still sends is read and

@@ -2,14 +2,19 @@
 //! All files of this folder are impure, as a file named `io.rs` is. It decides by asking the cores, and must never know the
 //! configuration: what it needs of it stands in [`route::Params`] and [`route::Route`], which the daemon builds.
 
+pub mod adopt;
 pub mod cancel;
 pub mod client;
+pub mod connect;
+pub mod freeze;
 pub mod host;
 pub mod login;
 pub mod open;
+pub mod parcel;
 pub mod relay;
 pub mod roster;
 pub mod route;
 pub mod server;
 pub mod shared;
+pub mod subject;
 pub mod timer;

@@ -6,26 +6,28 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
+use super::connect::{ConnectError, connect_for};
 use super::roster::ServerInfo;
-use super::route::{Host, Params, Route};
+use super::route::{DatabaseRoute, Host, Params, Route};
 use super::server::{QueryError, Server, server_fault};
 use super::shared::{PoolContext, Reported, Shared, lock};
-use crate::auth::{Channel, Credential, ServerLogin, ServerStep};
+use super::subject::Subject;
+use crate::auth::{Channel, Credential, PassThrough, ServerLogin, ServerStep};
 use crate::fault::{Culprit, Fault};
 use crate::ids::{PoolId, ServerId};
 use crate::net::buffer::Buffer;
-use crate::net::dial::{DialError, Target, dial};
+use crate::net::dial::Target;
+use crate::net::dial::{DialError, dial};
 use crate::net::stream::Stream;
 use crate::pool::Failure;
 use crate::session::params::Values;
 use crate::session::server::ServerCore;
-use crate::tls::{SslMode, failure_text, server_end_point_hash};
+use crate::tls::server_end_point_hash;
 use crate::wire::frame::{HEAD_LEN, cstr, head};
-use crate::wire::startup::{CancelKey, PROTOCOL_3_0, put_ssl_request, put_startup};
+use crate::wire::startup::{CancelKey, PROTOCOL_3_0, put_startup};
 
 /// Why a server could not be opened.
 enum OpenError {
@@ -106,34 +108,41 @@ async fn run(mut attempt: Attempt, context: &Arc<PoolContext>) {
 }
 
 fn report(shared: &Shared, id: ServerId, context: &PoolContext, route: &Route, host: &Host, error: OpenError) {
-    let who = prefix(id, route, host);
+    let (who, subject) = (prefix(id, route, host), subject(id, route, host));
     match error {
         OpenError::Connect(reason) => {
-            tracing::info!("{who} closing because: {reason} (age=0s)");
+            tracing::info!(%subject, "{who} closing because: {reason} (age=0s)");
             shared.pools.failed(id, Failure::Connect(reason));
         }
         OpenError::Login(fault) => {
-            tracing::warn!("{who} server login failed: {} {}", fault.severity.as_str(), fault.text);
-            tracing::info!("{who} closing because: {} (age=0s)", fault.text);
+            tracing::warn!(%subject, "{who} server login failed: {} {}", fault.severity.as_str(), fault.text);
+            tracing::info!(%subject, "{who} closing because: {} (age=0s)", fault.text);
             // Keys that the server does not take are no use to anybody; the next client brings its own.
             *lock(&context.pass_through) = None;
             shared.pools.failed(id, Failure::Login(fault));
         }
         OpenError::Refused(fault, reason) => {
-            tracing::warn!("{who} {} {reason}", fault.text);
-            tracing::info!("{who} closing because: {} (age=0s)", fault.text);
+            tracing::warn!(%subject, "{who} {} {reason}", fault.text);
+            tracing::info!(%subject, "{who} closing because: {} (age=0s)", fault.text);
             shared.pools.failed(id, Failure::Login(fault));
         }
     }
 }
 
 fn prefix(id: ServerId, route: &Route, host: &Host) -> String {
-    let place = match &host.target {
+    format!("S-{:#x}: {}/{}@{}", id.0, route.database.name, route.server_user, place(host))
+}
+
+fn subject<'a>(id: ServerId, route: &'a Route, host: &Host) -> Subject<'a> {
+    Subject::server(id, &route.database.name, &route.server_user, place(host))
+}
+
+fn place(host: &Host) -> String {
+    match &host.target {
         Target::Unix(_) => "unix".to_owned(),
         Target::Ip(ip, port) => std::net::SocketAddr::new(*ip, *port).to_string(),
         Target::Name(name, port) => format!("{name}:{port}"),
-    };
-    format!("S-{:#x}: {}/{}@{place}", id.0, route.database.name, route.server_user)
+    }
 }
 
 fn choose_host<'a>(context: &PoolContext, route: &'a Route) -> &'a Host {
@@ -157,9 +166,10 @@ async fn open(
     let local = stream.local_addr();
     if params.log.connections {
         let from = local.map(|a| format!(" (from {a})")).unwrap_or_default();
-        tracing::info!("{} new connection to server{from}", prefix(id, route, host));
+        tracing::info!(subject = %subject(id, route, host), "{} new connection to server{from}", prefix(id, route, host));
     }
-    let mut login = Login::new(shared, context, route, stream);
+    let keys = lock(&context.pass_through).clone();
+    let mut login = Login::new(shared, keys.as_ref(), route, stream);
     login.start(route).await?;
     let answer = login.finish(params).await?;
     let Login { stream, .. } = login;
@@ -178,54 +188,66 @@ async fn open(
     if let Some(query) = &route.database.connect_query {
         match server.run(query.as_bytes(), Duration::ZERO).await {
             Ok(()) => {}
-            Err(QueryError::Refused(fault)) => tracing::warn!("{} connect_query failed: {fault}", server.info),
+            Err(QueryError::Refused(fault)) => {
+                tracing::warn!(subject = %server.info.subject(), "{} connect_query failed: {fault}", server.info)
+            }
             Err(QueryError::Broken(reason)) => return Err(OpenError::Connect(reason.to_owned())),
         }
     }
     Ok(server)
 }
 
-/// Dials and, if the mode and the server want it, turns TLS on (PostgreSQL docs, "SSL Session Encryption").
-pub(super) async fn connect_for(params: &Params, target: &Target, name: &str) -> Result<Stream, String> {
-    let stream = match dial(target, &params.tcp).await {
-        Ok(stream) => stream,
-        Err(error @ DialError::Dns(_)) => return Err(error.to_string()),
-        // PgBouncer's words first, since tools match them.
-        Err(DialError::Connect(source)) => return Err(format!("connect failed: {source}")),
-    };
-    let mode = params.connector.sslmode();
-    if mode == SslMode::Disable || stream.is_unix() {
-        return Ok(stream);
+/// Logs in to a server of this route for a trial, at no pool's expense, and leaves again. The hosts are tried in order.
+///
+/// # Errors
+/// Why none of the hosts lets us in, in one line.
+pub async fn try_login(shared: &Arc<Shared>, route: &Route) -> Result<(), String> {
+    let params = shared.params();
+    let mut last = String::new();
+    for host in &route.database.hosts {
+        match log_in(shared, route, &params, host).await {
+            Ok(()) => return Ok(()),
+            Err(OpenError::Connect(reason)) => last = reason,
+            Err(OpenError::Login(fault) | OpenError::Refused(fault, _)) => last = fault.text.to_string(),
+        }
     }
-    negotiate_tls(params, stream, mode, name).await
+    Err(last)
+}
+
+async fn log_in(shared: &Arc<Shared>, route: &Route, params: &Params, host: &Host) -> Result<(), OpenError> {
+    let stream = connect(params, host).await?;
+    let mut login = Login::new(shared, None, route, stream);
+    login.start(route).await?;
+    login.finish(params).await?;
+    // Terminate. It let us in, so it matters little whether it hears that.
+    let _ = login.send(b"X\0\0\0\x04").await;
+    Ok(())
+}
+
+/// Connects to one of the hosts of this database for a trial, without a word. The hosts are tried in order.
+///
+/// # Errors
+/// Why none of them can be reached, in one line.
+pub async fn try_reach(shared: &Shared, database: &DatabaseRoute) -> Result<(), String> {
+    let params = shared.params();
+    let mut last = String::new();
+    for host in &database.hosts {
+        match dial(&host.target, &params.tcp).await {
+            Ok(_) => return Ok(()),
+            Err(DialError::Connect(source)) => last = format!("connect failed: {source}"),
+            Err(error @ DialError::Dns(_)) => last = error.to_string(),
+        }
+    }
+    Err(last)
 }
 
 async fn connect(params: &Params, host: &Host) -> Result<Stream, OpenError> {
-    connect_for(params, &host.target, &host.name).await.map_err(OpenError::Connect)
-}
-
-async fn negotiate_tls(params: &Params, mut stream: Stream, mode: SslMode, name: &str) -> Result<Stream, String> {
-    let mut request = Vec::new();
-    put_ssl_request(&mut request);
-    let mut answer = [0];
-    let asked = async {
-        stream.write_all(&request).await?;
-        // Exactly one byte: anything that came behind it in the clear must be seen by TLS, which refuses it.
-        stream.read_exact(&mut answer).await
-    };
-    asked.await.map_err(|error| format!("server conn crashed? ({error})"))?;
-    match answer {
-        [b'S'] => {}
-        [b'N'] if matches!(mode, SslMode::Allow | SslMode::Prefer) => return Ok(stream),
-        [b'N'] => return Err("server refused SSL".to_owned()),
-        _ => return Err("server gave an unknown answer to the request for SSL".to_owned()),
-    }
-    let (config, name) = params.connector.dial(name).map_err(|error| error.to_string())?;
-    stream.connect_tls(config, name).await.map_err(|error| {
-        let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
-        let text = inner.map_or_else(|| error.to_string(), failure_text);
-        tracing::warn!("TLS handshake error: handshake failed: {text}");
-        format!("TLS handshake error: handshake failed: {text}")
+    let connected = connect_for(&params.tcp, &params.connector, &host.target, &host.name).await;
+    connected.map_err(|error| {
+        if let ConnectError::Handshake(reason) = &error {
+            tracing::warn!("TLS handshake error: handshake failed: {reason}");
+        }
+        OpenError::Connect(error.to_string())
     })
 }
 
@@ -243,13 +265,12 @@ struct Answer {
 }
 
 impl<'a> Login<'a> {
-    fn new(shared: &'a Arc<Shared>, context: &'a PoolContext, route: &'a Route, stream: Stream) -> Self {
+    fn new(shared: &'a Arc<Shared>, keys: Option<&PassThrough>, route: &'a Route, stream: Stream) -> Self {
         let channel = match &stream {
             Stream::Connected(_) => Channel::Tls(stream.peer_certificate().as_deref().and_then(server_end_point_hash)),
             _ => Channel::Clear,
         };
-        let keys = lock(&context.pass_through).clone();
-        let credential = Credential::choose(route.server_secret.as_ref(), keys.as_ref());
+        let credential = Credential::choose(route.server_secret.as_ref(), keys);
         let machine = ServerLogin::new(route.server_user.as_bytes(), credential, channel, &shared.entropy());
         Self { shared, stream, input: Buffer::default(), machine, route }
     }

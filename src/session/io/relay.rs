@@ -31,6 +31,8 @@ pub(super) enum Step {
     NeedServer,
     /// The server is free to go back.
     ServerFree,
+    /// Everything is at rest, as a hand-over wants it.
+    Rest,
     /// The session is over.
     Ended(End),
 }
@@ -82,6 +84,9 @@ impl Session {
             if self.may_release() {
                 return Poll::Ready(Step::ServerFree);
             }
+            if self.frozen && self.is_at_rest(cx) {
+                return Poll::Ready(Step::Rest);
+            }
             if room && self.run == 0 {
                 match self.input.poll_fill(cx, &mut self.stream) {
                     Poll::Pending => {}
@@ -100,7 +105,8 @@ impl Session {
 
     fn must_end(&self) -> Option<End> {
         let ending = self.info.ending()?;
-        let between = self.server.as_ref().is_none_or(|s| s.core.is_free());
+        // A server that was just handed out is free because the first frame has not been judged yet.
+        let between = self.server.as_ref().is_none_or(|s| self.served && s.core.is_free() && s.passing.left == 0);
         (ending.at_once || between).then_some(End::Fault(ending.fault))
     }
 
@@ -119,6 +125,10 @@ impl Session {
                     return Judged::Dry;
                 }
                 continue;
+            }
+            if self.frozen && self.server.as_ref().is_none_or(|s| s.core.is_at_boundary()) {
+                // For a hand-over: nothing new is begun.
+                return Judged::Full;
             }
             if there == 0 {
                 return Judged::Dry;
@@ -213,6 +223,7 @@ impl Session {
         }
         if fresh {
             self.query_began = Time::now();
+            self.info.set_request(self.query_began);
             if idle && self.served {
                 self.transaction_began = self.query_began;
             }

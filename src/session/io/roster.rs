@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
 use super::server::Server;
+use super::subject::Subject;
 use crate::clock::Time;
 use crate::fault::Fault;
 use crate::ids::{ClientId, PoolId, ServerId};
@@ -103,6 +104,18 @@ impl ClientInfo {
             kicked: AtomicBool::new(false),
             ending: Mutex::default(),
         }
+    }
+
+    /// It came when a former process was there.
+    #[must_use]
+    pub fn with_connected_at(self, connected_at: Time) -> Self {
+        Self { connected_at, ..self }
+    }
+
+    /// It as the subject of a log line.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        Subject::client(self.id, &self.database, &self.user, &self.peer)
     }
 
     /// Notes its pool.
@@ -248,6 +261,18 @@ impl ServerInfo {
         }
     }
 
+    /// It was connected by a former process.
+    #[must_use]
+    pub fn with_connected_at(self, connected_at: Time) -> Self {
+        Self { connected_at, ..self }
+    }
+
+    /// It as the subject of a log line.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        Subject::server(self.id, &self.database, &self.user, place(&self.peer))
+    }
+
     /// Where a cancel request for it goes, and its key; none if it gave no key.
     #[must_use]
     pub fn cancel_address(&self) -> Option<(Target, CancelKey)> {
@@ -318,6 +343,18 @@ pub struct Roster {
     clients: Mutex<FxHashMap<ClientId, Arc<ClientInfo>>>,
     servers: Mutex<FxHashMap<ServerId, Arc<ServerInfo>>>,
     left: Notify,
+    parting: AtomicUsize,
+}
+
+/// A client that is no longer known and has not had its last words yet.
+#[derive(Debug)]
+pub struct Parting<'a>(&'a Roster);
+
+impl Drop for Parting<'_> {
+    fn drop(&mut self) {
+        self.0.parting.fetch_sub(1, Ordering::Release);
+        self.0.left.notify_waiters();
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -336,11 +373,28 @@ impl Roster {
         self.left.notify_waiters();
     }
 
-    /// Waits until no client is left in any pool; those on the console do not count.
-    pub async fn empty(&self) {
+    /// Waits for the next client to leave, or to have had its last words. Create the future before looking.
+    pub fn departure(&self) -> impl Future<Output = ()> + '_ {
+        self.left.notified()
+    }
+
+    /// Is no client left in any pool? Those on the console do not count.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !lock(&self.clients).values().any(|client| client.pool().is_some())
+    }
+
+    /// Counts a client that is about to be removed, or never came in, until it has had its last words.
+    pub fn part(&self) -> Parting<'_> {
+        self.parting.fetch_add(1, Ordering::Relaxed);
+        Parting(self)
+    }
+
+    /// Waits until everybody has left, those on the console too, and has had its last words.
+    pub async fn deserted(&self) {
         loop {
             let left = self.left.notified();
-            if !lock(&self.clients).values().any(|client| client.pool().is_some()) {
+            if lock(&self.clients).is_empty() && self.parting.load(Ordering::Acquire) == 0 {
                 return;
             }
             left.await;
@@ -359,6 +413,14 @@ impl Roster {
         let mut all: Vec<_> = lock(&self.clients).values().cloned().collect();
         all.sort_unstable_by_key(|c| c.id);
         all
+    }
+
+    /// How many clients are in pools, and how many on the console.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let clients = lock(&self.clients);
+        let pooled = clients.values().filter(|client| client.pool().is_some()).count();
+        (pooled, clients.len() - pooled)
     }
 
     /// How many clients there are.

@@ -124,6 +124,15 @@ pub struct Route {
 }
 
 impl Route {
+    /// What its servers depend on, in words that mean the same in another process: where they are, as whom and how they are
+    /// logged in to.
+    #[must_use]
+    pub fn leads_to(&self, connector: &Connector) -> String {
+        let DatabaseRoute { hosts, dbname, forced_user, startup, connect_query, .. } = &*self.database;
+        let (user, tls) = (&self.server_user, connector.fingerprint());
+        format!("{hosts:?} {dbname:?} {user:?} {forced_user:?} {startup:?} {connect_query:?} {tls:?}")
+    }
+
     /// Do both lead to the same servers under the same name? The password does not count: servers that are logged in stay so.
     #[must_use]
     pub fn leads_like(&self, other: &Self) -> bool {

@@ -6,16 +6,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use aws_lc_rs::rand;
 use rustc_hash::FxHashMap;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
+use super::freeze::{Freeze, Parcel};
 use super::host::SessionHost;
 use super::roster::Roster;
 use super::route::{Directory, Params, Route};
 use super::server::Server;
 use crate::auth::{Entropy, PassThrough, ScramKeys, Secret};
 use crate::ids::{ClientId, PoolId, ServerId};
+use crate::net::kernel_tls::Support;
 use crate::pool::io::Pools;
 use crate::pool::{ClientLimits, DatabaseId, GlobalParams, Ids};
 use crate::prepared::Statements;
@@ -37,6 +39,8 @@ pub struct Shared {
     pub statements: Mutex<Statements>,
     /// Cancel keys of clients.
     pub keys: Mutex<Keys>,
+    /// Whether sessions are to come to rest.
+    pub freeze: Freeze,
     /// What the statistics count, by database.
     pub stats: Mutex<FxHashMap<DatabaseId, Arc<Stats>>>,
     pub(super) opening: Mutex<FxHashMap<ServerId, AbortHandle>>,
@@ -143,6 +147,7 @@ impl Shared {
             limits: Mutex::new(limits),
             statements: Mutex::default(),
             keys: Mutex::default(),
+            freeze: Freeze::default(),
             stats: Mutex::default(),
             opening: Mutex::default(),
             cancels: Mutex::default(),
@@ -191,6 +196,27 @@ impl Shared {
                 self.pools.with(|r, now, out| r.reconnect(now, Some(renewed.database.id), out));
             }
         }
+        self.rouse();
+    }
+
+    /// Lets every session come to rest: those that have report at the other end of what is returned. No server is given out
+    /// until [`Self::thaw`]. `support`: the TLS of the kernel, to which connections with TLS change.
+    pub fn freeze(&self, support: Option<Support>) -> mpsc::UnboundedReceiver<Parcel> {
+        let parcels = self.freeze.begin(support);
+        self.pools.with(|registry, _, _| registry.freeze());
+        self.rouse();
+        parcels
+    }
+
+    /// Sessions and pools go on. Those that rest must be told so themselves.
+    pub fn thaw(&self) {
+        self.freeze.end();
+        self.pools.with(|registry, now, out| registry.thaw(now, out));
+        self.rouse();
+    }
+
+    /// Makes every session look at what has changed.
+    fn rouse(&self) {
         self.generation.fetch_add(1, Ordering::Release);
         for client in self.roster.clients() {
             client.mailbox.wake();

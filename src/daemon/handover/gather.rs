@@ -1,0 +1,233 @@
+//! Bringing everything to rest, writing it down, and either letting go of it or going on as if nothing had been.
+
+use std::collections::HashSet;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::print::to_toml;
+use crate::daemon::cli::VERSION_LINE;
+use crate::daemon::run::Daemon;
+use crate::handover::state::{Bytes, State};
+use crate::ids::ClientId;
+use crate::net::kernel_tls::Support;
+use crate::pool::io::Idle;
+use crate::pool::{Mode, Standing};
+use crate::session::io::freeze::{Parcel, Verdict, cannot_move};
+use crate::session::io::parcel::Packer;
+use crate::session::io::roster::Ending;
+use crate::session::io::server::Server;
+use crate::session::io::shared::lock;
+
+/// How often those who are still busy are counted.
+const COUNT_EVERY: Duration = Duration::from_millis(1);
+
+/// How often it is looked whether those who were still busy are gone.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How long those who are told to go may take to hear it.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A process that stands still, or is about to.
+pub(super) struct Gathering {
+    daemon: Arc<Daemon>,
+    parcels: UnboundedReceiver<Parcel>,
+    resting: Vec<Parcel>,
+    /// Idle servers, and whether they are packed.
+    idle: Vec<(Standing, Box<Server>, bool)>,
+    began: Instant,
+}
+
+impl Gathering {
+    /// Lets nobody in, gives no server out, and waits until every session rests, `hold` at most.
+    pub(super) async fn begin(daemon: &Arc<Daemon>, hold: Duration) -> Self {
+        daemon.intake.close();
+        let support = kernel_tls(daemon).await;
+        if let Err(reason) = &support {
+            dismiss_tls(daemon, reason).await;
+        }
+        let parcels = daemon.shared.freeze(support.ok().flatten());
+        let mut gathering =
+            Self { daemon: Arc::clone(daemon), parcels, resting: Vec::new(), idle: Vec::new(), began: Instant::now() };
+        gathering.collect(hold).await;
+        gathering
+    }
+
+    /// Waits until no session is busy any more, `patience` at most.
+    pub(super) async fn collect(&mut self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while self.busy() > 0 && Instant::now() < deadline {
+            let next = deadline.min(Instant::now() + COUNT_EVERY);
+            if let Ok(Some(parcel)) = timeout_at(next, self.parcels.recv()).await {
+                self.resting.push(parcel);
+            }
+        }
+        while let Ok(parcel) = self.parcels.try_recv() {
+            self.resting.push(parcel);
+        }
+    }
+
+    /// How long nobody has been served.
+    pub(super) fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// How many sessions rest here.
+    pub(super) fn resting(&self) -> usize {
+        self.resting.len()
+    }
+
+    /// Clients that neither rest nor are on the console: sessions that are busy, and logins.
+    pub(super) fn busy(&self) -> usize {
+        let sockets = lock(&self.daemon.shared.limits).clients() as usize;
+        sockets.saturating_sub(self.daemon.shared.roster.counts().1 + self.resting.len())
+    }
+
+    /// Sessions that are busy.
+    pub(super) fn busy_sessions(&self) -> usize {
+        self.daemon.shared.roster.counts().0.saturating_sub(self.resting.len())
+    }
+
+    /// Waits for one more session that rests, and takes in those that rest with it. Comes back now and then without one.
+    pub(super) async fn next(&mut self, deadline: Instant) {
+        let look = deadline.min(Instant::now() + LOOK_EVERY);
+        if let Ok(Some(parcel)) = timeout_at(look, self.parcels.recv()).await {
+            self.resting.push(parcel);
+        }
+        self.collect(Duration::ZERO).await;
+    }
+
+    /// Tells those who are still busy that it is over for them, and waits until they have heard it.
+    pub(super) async fn dismiss_busy(&mut self) {
+        let resting: HashSet<ClientId> = self.resting.iter().map(Parcel::client).collect();
+        for client in self.daemon.shared.roster.clients() {
+            if client.pool().is_some() && !resting.contains(&client.id) {
+                client.end(Ending { fault: cannot_move(), at_once: true });
+            }
+        }
+        self.collect(FAREWELL).await;
+    }
+
+    /// Writes down all that rests. The sockets stay good until [`Self::call_off`] or [`Self::let_go`]. `spare`: so many ids
+    /// and statement numbers stay reserved for those who are still busy here.
+    pub(super) fn pack(&mut self, spare: u64) -> (State, Vec<RawFd>) {
+        let taken = self.daemon.shared.pools.take_idle();
+        self.idle.extend(taken.into_iter().map(|(standing, server)| (standing, server, false)));
+        let mut packer = Packer::new(&self.daemon.shared, VERSION_LINE);
+        for (standing, server, passable) in &mut self.idle {
+            *passable = server.is_passable(&self.daemon.shared);
+            if *passable {
+                packer.put_server(&server.part(*standing));
+            }
+        }
+        for parcel in &mut self.resting {
+            packer.put(parcel);
+        }
+        let daemon = &self.daemon;
+        packer.note(|state| {
+            describe(daemon, state);
+            state.last_id += spare;
+            state.last_statement += spare;
+        });
+        packer.finish()
+    }
+
+    /// The successor did not come: all go on.
+    pub(super) fn call_off(self) {
+        let shared = &self.daemon.shared;
+        shared.pools.put_idle(self.idle.into_iter().map(|(_, server, _)| server).collect());
+        shared.thaw();
+        for parcel in self.resting {
+            parcel.decide(Verdict::GoOn);
+        }
+        self.daemon.intake.open();
+    }
+
+    /// The successor has all that was packed. Those who were busy come to rest later.
+    pub(super) fn let_go(&mut self) -> (usize, usize) {
+        let shared = &self.daemon.shared;
+        let (mut clients, mut servers) = (0, 0);
+        for (_, mut server, passable) in self.idle.drain(..) {
+            let id = server.id();
+            if passable {
+                servers += 1;
+            } else {
+                server.say_goodbye();
+            }
+            shared.pools.with(|registry, now, out| registry.server_gone(now, id, out));
+        }
+        for parcel in self.resting.drain(..) {
+            clients += 1;
+            servers += usize::from(parcel.content.server.is_some());
+            parcel.decide(Verdict::Gone);
+        }
+        (clients, servers)
+    }
+}
+
+/// What the kernel can do of TLS; `None` if nobody needs it.
+///
+/// # Errors
+/// It cannot, and somebody needs it.
+async fn kernel_tls(daemon: &Daemon) -> Result<Option<Support>, String> {
+    let roster = &daemon.shared.roster;
+    let needed =
+        roster.clients().iter().any(|c| !c.tls.is_empty()) || roster.servers().iter().any(|s| !s.tls.is_empty());
+    if !needed {
+        return Ok(None);
+    }
+    let probe = tokio::task::spawn_blocking(Support::probe).await;
+    probe.unwrap_or_else(|error| Err(error.to_string())).map(Some)
+}
+
+/// Connections with TLS cannot be passed on: whoever needs one is told to go, as soon as its transaction is over.
+async fn dismiss_tls(daemon: &Daemon, reason: &str) {
+    let roster = &daemon.shared.roster;
+    let stuck: Vec<_> = roster
+        .clients()
+        .into_iter()
+        .filter(|client| {
+            let by_server = || client.link().and_then(|id| roster.server(id)).is_some_and(|s| !s.tls.is_empty());
+            client.pool().is_some() && (!client.tls.is_empty() || (client.keeps_server() && by_server()))
+        })
+        .collect();
+    if stuck.is_empty() {
+        return;
+    }
+    tracing::warn!("{} clients with TLS cannot be passed on and are told to connect again: {reason}", stuck.len());
+    for client in &stuck {
+        client.end(Ending { fault: cannot_move(), at_once: false });
+    }
+    let deadline = Instant::now() + daemon.config().settings.handover_timeout;
+    loop {
+        let departure = roster.departure();
+        if !stuck.iter().any(|client| roster.client(client.id).is_some()) {
+            return;
+        }
+        if timeout_at(deadline, departure).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What holds for the whole process.
+fn describe(daemon: &Daemon, state: &mut State) {
+    let config = daemon.config();
+    let numbers = lock(&daemon.numbers);
+    daemon.shared.pools.with(|registry, _, _| {
+        state.paused = registry.mode() == Mode::Paused;
+        for name in config.databases.keys() {
+            let Some(id) = numbers.database_named(name) else { continue };
+            if registry.is_paused(id) {
+                state.paused_databases.push(name.clone());
+            }
+            if registry.is_disabled(id) {
+                state.disabled_databases.push(name.clone());
+            }
+        }
+    });
+    state.configuration = Bytes::from(to_toml(&config).as_bytes());
+}

@@ -1,0 +1,234 @@
+//! The successor's side: what another process left or gives, first its listeners, then everything else.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::runtime::Handle;
+
+use super::channel::Channel;
+use super::{STORED_NAME, WORD_PATIENCE, path};
+use crate::config::Config;
+use crate::daemon::cli::VERSION_LINE;
+use crate::daemon::listeners::{Inherited, Listener};
+use crate::daemon::pidfile::{PidFile, PidFileError};
+use crate::daemon::run::Daemon;
+use crate::handover::dialogue::Message;
+use crate::handover::format::Versions;
+use crate::handover::state::State;
+use crate::session::io::adopt::{Adopted, adopt};
+use crate::session::io::shared::lock;
+
+/// What there is to take over: listeners, and perhaps clients and servers.
+#[derive(Debug, Default)]
+pub struct Legacy {
+    from: Option<Predecessor>,
+    listeners: Vec<Listener>,
+    /// The predecessor's pidfile, which it has locked.
+    pub pidfile: Option<OwnedFd>,
+    warnings: Vec<String>,
+}
+
+/// Whose clients and servers there are.
+#[derive(Debug)]
+struct Predecessor {
+    channel: Channel,
+    /// A process is at the other end.
+    alive: bool,
+}
+
+impl Legacy {
+    /// What the service manager has for this process, and if `ask`, what the process has that runs by this configuration
+    /// (PgBouncer option `-R`; if none runs, this is an ordinary start). A stored state that cannot be used is told of and
+    /// forgotten.
+    ///
+    /// # Errors
+    /// The running process does not answer, or declines.
+    pub fn find(inherited: Inherited, config: &Config, ask: bool) -> anyhow::Result<Self> {
+        let Inherited { listeners, others, warnings } = inherited;
+        let mut legacy = Self { from: None, listeners, pidfile: None, warnings };
+        if let Some((_, descriptor)) = others.into_iter().find(|(name, _)| name == STORED_NAME) {
+            if let Err(error) = legacy.open_stored(descriptor) {
+                legacy.warnings.push(format!("what the former process left cannot be used: {error}"));
+            }
+        } else if ask {
+            let Some(place) = path(config) else {
+                anyhow::bail!("-R needs unix_socket_dir, where the running process waits for its successor");
+            };
+            let call = || -> io::Result<Option<Channel>> {
+                let Some(channel) = Channel::call(&place)? else { return Ok(None) };
+                channel.set_patience(WORD_PATIENCE)?;
+                let (versions, program) = ((Versions::OWN.oldest, Versions::OWN.newest), VERSION_LINE.to_owned());
+                channel.say(&Message::Hello { versions, program, pid: std::process::id() }, &[])?;
+                Ok(Some(channel))
+            };
+            match call().with_context(|| format!("cannot ask the running process at {}", place.display()))? {
+                Some(channel) => legacy.hear_offer(channel, true)?,
+                None => tracing::info!("old process not found, try to continue normally"),
+            }
+        }
+        Ok(legacy)
+    }
+
+    fn open_stored(&mut self, descriptor: OwnedFd) -> io::Result<()> {
+        let mut channel = Channel::from_store(descriptor)?;
+        // Until this process is up everything stays where the next attempt finds it too.
+        channel.peek()?;
+        self.hear_offer(channel, false)
+    }
+
+    fn hear_offer(&mut self, channel: Channel, alive: bool) -> io::Result<()> {
+        match channel.hear()? {
+            (Message::Offer { pidfile, .. }, mut descriptors) => {
+                self.pidfile = if pidfile { descriptors.pop() } else { None };
+                for descriptor in descriptors {
+                    match Listener::left_behind(descriptor) {
+                        // A socket of the service manager comes both ways.
+                        Ok(listener) if self.listeners.iter().any(|known| known.name() == listener.name()) => {}
+                        Ok(listener) => self.listeners.push(listener),
+                        Err(reason) => {
+                            self.warnings.push(format!("a listener of the former process is closed: {reason}"))
+                        }
+                    }
+                }
+                self.from = Some(Predecessor { channel, alive });
+                Ok(())
+            }
+            (Message::Decline { reason }, _) => {
+                Err(io::Error::other(format!("the running process serves on and does not hand over: {reason}")))
+            }
+            (other, _) => Err(io::Error::other(format!("unexpected {other:?}"))),
+        }
+    }
+
+    /// The listeners.
+    pub fn take_listeners(&mut self) -> Vec<Listener> {
+        std::mem::take(&mut self.listeners)
+    }
+
+    /// What was wrong, for the log.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// The pidfile: the predecessor's if that comes along, else a new one.
+    ///
+    /// # Errors
+    /// Those of [`PidFile`].
+    pub fn pidfile(&mut self, path: &Path) -> Result<PidFile, PidFileError> {
+        match self.pidfile.take() {
+            Some(locked) => PidFile::inherit(locked, path),
+            None => PidFile::create(path),
+        }
+    }
+
+    /// Takes over. To be called inside the runtime, when everything else is ready and before the first client is accepted.
+    ///
+    /// # Errors
+    /// The predecessor has not let go: it serves on, and this process must not.
+    pub fn take_over(self, daemon: &Arc<Daemon>) -> anyhow::Result<()> {
+        match self.from {
+            Some(mut predecessor) if !predecessor.alive => {
+                predecessor.inherit(daemon);
+                Ok(())
+            }
+            Some(predecessor) => predecessor.take_over(daemon),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Predecessor {
+    fn take_over(self, daemon: &Arc<Daemon>) -> anyhow::Result<()> {
+        self.channel.say(&Message::Ready, &[])?;
+        if !self.receive(daemon)? {
+            anyhow::bail!("the running process ended the hand-over");
+        }
+        if let Some(pidfile) = lock(&daemon.pidfile).as_mut() {
+            pidfile.claim()?;
+        }
+        // Those who were busy follow, while others are served here.
+        let (daemon, runtime) = (Arc::clone(daemon), Handle::current());
+        std::thread::Builder::new().name("hand-over".into()).spawn(move || {
+            let _inside = runtime.enter();
+            let patience = daemon.config().settings.handover_timeout + WORD_PATIENCE;
+            let outcome = self.channel.set_patience(patience).and_then(|()| {
+                while self.receive(&daemon)? {}
+                Ok(())
+            });
+            match outcome {
+                Ok(()) => tracing::info!("the former process has handed over everything"),
+                Err(error) => tracing::warn!("the former process ended the hand-over: {error}"),
+            }
+        })?;
+        Ok(())
+    }
+
+    /// One state from a living predecessor. False: it has no more.
+    fn receive(&self, daemon: &Arc<Daemon>) -> io::Result<bool> {
+        let Some((state, sockets)) = self.channel.hear_state()? else { return Ok(false) };
+        let adopted = understand(daemon, state, sockets)?;
+        let agreed = self.channel.say(&Message::Adopted, &[]).and_then(|()| match self.channel.hear()?.0 {
+            Message::Go => Ok(()),
+            other => Err(io::Error::other(format!("unexpected {other:?}"))),
+        });
+        match agreed {
+            Ok(()) => {
+                start(daemon, adopted);
+                Ok(true)
+            }
+            Err(error) => {
+                // It did not let go, or we do not know: the sockets are not ours to speak on.
+                adopted.forget(&daemon.shared);
+                Err(error)
+            }
+        }
+    }
+
+    /// What a predecessor that is gone has left.
+    fn inherit(&mut self, daemon: &Arc<Daemon>) {
+        let adopted = match self.channel.hear_state() {
+            Ok(Some((state, sockets))) => understand(daemon, state, sockets),
+            Ok(None) => Err(io::Error::other("there is no state")),
+            Err(error) => Err(error),
+        };
+        // From here on nobody else may find it: the sessions are about to move on.
+        self.channel.drain();
+        if let Err(error) = daemon.service.remove(STORED_NAME) {
+            tracing::warn!("the service manager keeps what is no longer needed: {error}");
+        }
+        match adopted {
+            Ok(adopted) => start(daemon, adopted),
+            Err(error) => tracing::error!("clients of the former process cannot be taken over and end: {error}"),
+        }
+    }
+}
+
+fn understand(daemon: &Arc<Daemon>, state: State, sockets: Vec<OwnedFd>) -> io::Result<Adopted> {
+    let (paused, databases, disabled) =
+        (state.paused, state.paused_databases.clone(), state.disabled_databases.clone());
+    let adopted = adopt(&daemon.shared, state, sockets)?;
+    let numbers = lock(&daemon.numbers);
+    daemon.shared.pools.with(|registry, now, out| {
+        for id in disabled.iter().filter_map(|name| numbers.database_named(name)) {
+            registry.set_disabled(id, true);
+        }
+        for id in databases.iter().filter_map(|name| numbers.database_named(name)) {
+            registry.pause(now, id, out);
+        }
+        if paused {
+            registry.pause_all(now, out);
+        }
+    });
+    Ok(adopted)
+}
+
+fn start(daemon: &Arc<Daemon>, adopted: Adopted) {
+    let (clients, servers) = adopted.count();
+    adopted.start(&daemon.shared);
+    if clients + servers > 0 {
+        tracing::info!("took over {clients} clients and {servers} servers from the former process");
+    }
+}
