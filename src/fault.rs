@@ -47,6 +47,8 @@ pub struct Fault {
     pub sqlstate: Cow<'static, str>,
     /// The text that the client is shown and that stands behind `closing because:` in the log.
     pub text: Cow<'static, str>,
+    /// The field "detail" of the ErrorResponse, not for the log; empty: none.
+    pub detail: &'static str,
     /// May the same request succeed if it is simply sent again?
     pub retryable: bool,
 }
@@ -62,6 +64,7 @@ impl Fault {
             severity: Severity::Fatal,
             sqlstate: Cow::Borrowed(PROTOCOL_VIOLATION),
             text: text.into(),
+            detail: "",
             retryable: false,
         }
     }
@@ -75,6 +78,13 @@ impl Fault {
     #[must_use]
     pub fn with_sqlstate(mut self, sqlstate: impl Into<Cow<'static, str>>) -> Self {
         self.sqlstate = sqlstate.into();
+        self
+    }
+
+    /// The same fault with more for the client to read.
+    #[must_use]
+    pub fn with_detail(mut self, detail: &'static str) -> Self {
+        self.detail = detail;
         self
     }
 

@@ -231,7 +231,7 @@ fn the_service_manager_hears_the_truth_in_order() {
     let more = manager.next_event();
     let usec = more.strip_prefix("EXTEND_TIMEOUT_USEC=").unwrap_or_else(|| panic!("{more}"));
     assert!(usec.trim_end().parse::<u64>().unwrap() >= 10_000_000, "{more}");
-    assert!(TcpStream::connect(("127.0.0.1", manager.port)).is_err());
+    wait_until("nobody new gets in", || TcpStream::connect(("127.0.0.1", manager.port)).is_err());
     query(&client, "commit").unwrap();
     client.write_all(b"X\0\0\0\x04").unwrap();
     drop(client);

@@ -70,8 +70,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// What clients are told: PostgreSQL's own words when it is shut down, which drivers and pools know.
 fn goodbye() -> Fault {
     let text = "terminating connection due to administrator command";
-    Fault::fatal(Culprit::Us, text).with_sqlstate("57P01").retryable()
+    Fault::fatal(Culprit::Us, text).with_sqlstate("57P01").with_detail(DETAIL).retryable()
 }
+
+/// Where PgBouncer stops, clients see libpq's words for a bare end. Programs that know a lost connection by them (its own test
+/// suite, for one) find them here.
+const DETAIL: &str = "The pooler is shutting down (server closed the connection unexpectedly).";
 
 /// The settings of a shutdown that waits.
 #[must_use]
@@ -113,6 +117,8 @@ impl Shutdown {
     pub async fn carry_out(&self, shared: &Arc<Shared>, terms: impl Fn() -> Terms) {
         self.reached(Phase::WaitForClients).await;
         tokio::select! {
+            // Looked at first: what is to end now does not begin to wait.
+            biased;
             () = self.reached(Phase::Now) => {}
             () = self.drain(shared, terms) => {}
         }
@@ -123,6 +129,7 @@ impl Shutdown {
         let mut drain = Drain::begin(Time::now());
         let mut stage = Phase::WaitForClients;
         let mut look_at = Time::default();
+        announce(&terms(), shared.roster.clients().iter().filter(|client| client.pool().is_some()).count());
         loop {
             let (departure, settled) = (shared.roster.departure(), shared.pools.settled());
             if stage < Phase::WaitForServers && self.phase() >= Phase::WaitForServers {
@@ -159,6 +166,23 @@ impl Shutdown {
             }
         }
     }
+}
+
+/// Says in the log what is going to happen, so that nobody has to guess why nothing happens.
+fn announce(terms: &Terms, clients: usize) {
+    if clients == 0 {
+        return;
+    }
+    let Terms { grace, spread, timeout } = terms;
+    if timeout.is_zero() {
+        tracing::info!("{clients} clients are connected and are waited for without limit (drain_timeout = 0)");
+        return;
+    }
+    let (from, to, end) = (grace.as_secs_f64(), (*grace + *spread).as_secs_f64(), timeout.as_secs_f64());
+    tracing::info!(
+        "{clients} clients are connected: from {from} s to {to} s from now they are closed between transactions, after {end} s \
+         whoever is left (drain_grace, drain_spread, drain_timeout)"
+    );
 }
 
 /// Has come what this phase waits for? Then the log has PgBouncer's line for it.

@@ -16,7 +16,7 @@ use super::shutdown::Phase;
 use super::watchdog::{Watchdog, Workers};
 use crate::clock::Time;
 use crate::session::io::open;
-use crate::session::io::shared::lock;
+use crate::session::io::shared::{Shared, lock};
 
 /// How long the first login may take before we say that we are ready without it.
 const TRIAL_PATIENCE: Duration = Duration::from_secs(3);
@@ -30,6 +30,24 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// In a drain: how much time the service manager is asked for, and how often.
 const MORE_TIME: Duration = Duration::from_secs(20);
 const ASK_EVERY: Duration = Duration::from_secs(5);
+
+/// A client of our own is counted by nobody while this is there.
+struct OwnClient {
+    shared: Arc<Shared>,
+}
+
+impl OwnClient {
+    fn begin(shared: &Arc<Shared>) -> Self {
+        lock(&shared.limits).begin_own();
+        Self { shared: Arc::clone(shared) }
+    }
+}
+
+impl Drop for OwnClient {
+    fn drop(&mut self) {
+        lock(&self.shared.limits).end_own();
+    }
+}
 
 impl Daemon {
     /// How things stand.
@@ -70,8 +88,13 @@ impl Daemon {
         let (daemon, handle) = (Arc::clone(self), Handle::current());
         let inside = handle.clone();
         let admit = move |stream: tokio::net::UnixStream| {
-            // A client like any other, but for the log, which it would fill.
-            inside.spawn(quietly(Arc::clone(&daemon).attend(stream.into())));
+            // A client like any other, but for the log, which it would fill, and the limits, where it would take a place.
+            let own = OwnClient::begin(&daemon.shared);
+            let client = Arc::clone(&daemon).attend(stream.into());
+            inside.spawn(quietly(async move {
+                client.await;
+                drop(own);
+            }));
         };
         Watchdog::start(wanted, Arc::clone(workers), handle, Arc::clone(&self.service), admit).map(Some)
     }

@@ -83,6 +83,12 @@ impl Registry {
         }
     }
 
+    /// Is no server lent to anybody ever again?
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.ending.is_some()
+    }
+
     /// SUSPEND.
     pub fn suspend(&mut self) {
         self.mode = Mode::Suspended;

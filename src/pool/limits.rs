@@ -9,6 +9,8 @@ use rustc_hash::FxHashMap;
 pub struct ClientLimits {
     max_clients: u32,
     clients: u32,
+    /// Of those, how many are our own and take nobody's place.
+    own: u32,
     closed: bool,
     databases: FxHashMap<DatabaseId, Count>,
     users: FxHashMap<UserId, Count>,
@@ -61,12 +63,22 @@ impl ClientLimits {
         Seat::default()
     }
 
+    /// One of the sockets that [`Self::enter`] counts is the process's own, from now on or soon, and takes nobody's place.
+    pub fn begin_own(&mut self) {
+        self.own = self.own.saturating_add(1);
+    }
+
+    /// It has left.
+    pub fn end_own(&mut self) {
+        self.own = self.own.saturating_sub(1);
+    }
+
     /// After the startup packet: may this client, counted already, go on? The console is never refused.
     ///
     /// # Errors
     /// `no more connections allowed (max_client_conn)`.
     pub fn admit(&self, console: bool) -> Result<(), Fault> {
-        if console || self.clients <= self.max_clients {
+        if console || self.clients() <= self.max_clients {
             return Ok(());
         }
         Err(refusal("no more connections allowed (max_client_conn)"))
@@ -128,10 +140,10 @@ impl ClientLimits {
         }
     }
 
-    /// Sockets counted now, those still logging in among them.
+    /// Sockets counted now, those still logging in among them, without the process's own.
     #[must_use]
     pub fn clients(&self) -> u32 {
-        self.clients
+        self.clients.saturating_sub(self.own)
     }
 
     /// `current_client_connections` of SHOW DATABASES.

@@ -152,6 +152,12 @@ impl Script {
             ("shutdown", _) => {
                 let fault = Fault::fatal(Culprit::Us, "server shutting down");
                 self.registry.shut_down(now, &fault, &mut self.out);
+                assert!(self.registry.is_ending());
+            }
+            ("turn_away", _) => {
+                let fault = Fault::fatal(Culprit::Us, "server shutting down");
+                self.registry.turn_away(&fault, &mut self.out);
+                assert!(self.registry.is_ending());
             }
             ("suspend", _) => self.registry.suspend(),
             ("reconnect", database) => self.registry.reconnect(now, database, &mut self.out),
@@ -858,6 +864,19 @@ fn a_shutdown_waits_for_servers_and_refuses_clients() {
 }
 
 #[test]
+fn at_the_end_nobody_waits_and_busy_servers_stay() {
+    check(
+        "0 pool a.x size=1
+         0 checkout a.x c1 -> queued; open s1 p1
+         0 ready s1 -> c1 granted s1
+         0 checkout a.x c2 -> queued
+         1 turn_away -> c2 refused server shutting down
+         1 checkout a.x c3 -> refused server shutting down
+         2 busy -> 1",
+    );
+}
+
+#[test]
 fn servers_of_a_former_process_are_taken_over() {
     check(
         "0 global idle_timeout=10
@@ -1065,11 +1084,28 @@ fn client_limits_count_everybody_and_forget_who_left() {
     let third = limits.enter();
     assert_eq!(limits.admit(false).unwrap_err().text, "no more connections allowed (max_client_conn)");
     assert!(limits.admit(true).is_ok(), "the console is always let in");
+    limits.begin_own();
+    assert!(limits.admit(false).is_ok() && limits.clients() == 2, "our own takes nobody's place");
+    limits.end_own();
     limits.leave(third);
     limits.leave(second);
     assert_eq!((limits.clients(), limits.of_database(db), limits.of_user(usr)), (1, 1, 1));
     limits.leave(first);
     assert_eq!((limits.clients(), limits.of_database(db), limits.of_user(usr)), (0, 0, 0));
+}
+
+#[test]
+fn nobody_new_is_let_in_at_the_end() {
+    let mut limits = ClientLimits::new();
+    limits.set_max_clients(2);
+    let mut seat = limits.enter();
+    limits.close();
+    assert!(limits.admit(false).is_ok(), "who it is must be known first");
+    let fault = limits.admit_database(&mut seat, DatabaseId(1), false).unwrap_err();
+    assert_eq!((&*fault.text, &*fault.sqlstate), ("pooler is shutting down", "57P03"));
+    assert!(limits.admit_database(&mut seat, DatabaseId(1), true).is_ok(), "an admin is let in");
+    limits.leave(seat);
+    assert_eq!((limits.clients(), limits.of_database(DatabaseId(1))), (0, 0));
 }
 
 #[test]

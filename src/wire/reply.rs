@@ -34,7 +34,11 @@ fn fields(severity: &str, sqlstate: &str, text: &str) -> Vec<(u8, String)> {
 
 /// Appends an ErrorResponse.
 pub fn put_error(out: &mut Vec<u8>, fault: &Fault) {
-    put_pgwire(out, &ErrorResponse::new(fields(fault.severity.as_str(), &fault.sqlstate, &fault.text)));
+    let mut fields = fields(fault.severity.as_str(), &fault.sqlstate, &fault.text);
+    if !fault.detail.is_empty() {
+        fields.push((b'D', fault.detail.to_owned()));
+    }
+    put_pgwire(out, &ErrorResponse::new(fields));
 }
 
 /// Appends a NoticeResponse with severity NOTICE and SQLSTATE 00000.

@@ -352,57 +352,6 @@ def test_transactions_and_queries_are_counted(start_pooler):
     assert int(row["bytes_received"]) > 0 and int(row["bytes_sent"]) > 0
 
 
-def test_sigterm_waits_for_clients_then_ends(start_pooler):
-    pooler = start_pooler()
-    with pooler.wire() as client:
-        client.query("begin")
-        pooler.process.send_signal(signal.SIGTERM)
-        poll_until(lambda: _refuses(pooler), "no new TCP clients")
-        assert client.value("select 'to the end'") == "to the end"
-        client.query("commit")
-    assert pooler.process.wait(10) == 0
-    pooler.process = None
-
-
-def test_sigint_waits_for_transactions_then_ends(start_pooler):
-    pooler = start_pooler()
-    with pooler.wire() as client:
-        client.query("begin")
-        pooler.process.send_signal(signal.SIGINT)
-        poll_until(lambda: _refuses(pooler), "no new TCP clients")
-        assert client.value("select 'to the end'") == "to the end"
-        client.query("commit")
-        assert pooler.process.wait(10) == 0
-        pooler.process = None
-
-
-def test_sigusr1_pauses_and_sigusr2_resumes(start_pooler):
-    pooler = start_pooler()
-    with pooler.wire() as client:
-        client.query("select 1")
-        pooler.process.send_signal(signal.SIGUSR1)
-        poll_until(lambda: {r["key"]: r["value"] for r in pooler.admin("SHOW STATE")}["paused"] == "yes", "paused")
-        client.send(wire.query("select 'resumed'"))
-        pooler.process.send_signal(signal.SIGUSR2)
-        assert client.reply().rows == [["resumed"]]
-
-
-def _refuses(pooler) -> bool:
-    try:
-        pooler.raw().close()
-    except ConnectionRefusedError:
-        return True
-    return False
-
-
-def test_shutdown_command(start_pooler):
-    pooler = start_pooler()
-    with pytest.raises(psycopg.OperationalError):
-        pooler.admin("SHUTDOWN")
-    pooler.process.wait(10)
-    pooler.process = None
-
-
 def test_start_with_a_bad_file_fails_and_names_the_line(start_pooler):
     pooler = start_pooler(start=False)
     pooler.write(pooler.ini.read_text() + "default_pool_size = many\n")

@@ -6,6 +6,7 @@ use socket2::{Domain, SockAddr};
 use tempfile::TempDir;
 
 use super::*;
+use crate::daemon::files::Files;
 
 fn config(port: u16, addresses: &str, dir: &str) -> Config {
     let text = format!(
@@ -15,7 +16,7 @@ fn config(port: u16, addresses: &str, dir: &str) -> Config {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("a.ini");
     std::fs::write(&file, text).unwrap();
-    crate::daemon::configure::read(&file).unwrap().0
+    crate::daemon::configure::read(&file, &Files::default()).unwrap().0
 }
 
 fn listening(domain: Domain, address: &SockAddr, only_v6: bool) -> OwnedFd {

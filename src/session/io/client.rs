@@ -473,7 +473,10 @@ impl Session {
                 && server.passing.left == 0
                 && server.out.is_empty()
                 && self.run == 0;
-            if idle {
+            if idle && self.shared.pools.with(|registry, _, _| registry.is_ending()) {
+                // There is no next client to make it clean for.
+                self.shared.pools.release(server, Fate::Close("server shutting down"));
+            } else if idle {
                 self.reset_and_release(server);
             } else {
                 self.shared.pools.release(server, Fate::Close(server_reason(&end)));
