@@ -1,9 +1,10 @@
 # make demo    a primary, two replicas and pgtandem with 200 clients, on this machine; leaves nothing behind
 # make check   installs what is missing and runs every test
 # make bench   pgtandem beside PgBouncer and a direct connection (BENCH_FLAGS='--quick')
+# make systemd pgtandem under a real systemd in a container; as root, or through sudo
 # make kernel-tls  the tests that need kernel TLS, in a QEMU guest
 # make fuzz    fuzzes one parser: TARGET=frame SECONDS=60
-.PHONY: demo check bench fuzz kernel-tls fmt clippy test doc licences e2e demo-smoke tools
+.PHONY: demo check bench fuzz kernel-tls systemd fmt clippy test doc licences e2e demo-smoke tools
 .NOTPARALLEL:
 
 SHELL := /bin/bash
@@ -21,7 +22,7 @@ demo:
 bench:
 	@exec benches/peers $(BENCH_FLAGS)
 
-check: tools fmt clippy test doc licences e2e demo-smoke
+check: tools fmt clippy test doc licences e2e systemd demo-smoke
 	@echo "check: everything passed"
 
 kernel-tls:
@@ -60,6 +61,12 @@ licences:
 e2e:
 	cargo build --locked --bin pgtandem
 	PGTANDEM_BIN=$(CARGO_TARGET_DIR)/debug/pgtandem tests/e2e/run
+
+# Boots a machine in a container, which takes root.
+systemd:
+	cargo build --locked --bin pgtandem
+	as_root=(); [ "$$(id -u)" = 0 ] || as_root=(sudo --preserve-env=PGTANDEM_BIN,PGTANDEM_SYSTEMD_CACHE,CARGO_TARGET_DIR); \
+	    PGTANDEM_BIN=$(CARGO_TARGET_DIR)/debug/pgtandem "$${as_root[@]}" tests/systemd/run
 
 demo-smoke:
 	DEMO_SECONDS=20 demo/run </dev/null

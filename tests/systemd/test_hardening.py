@@ -74,14 +74,15 @@ def test_journal_has_fields(served):
 
     def with_fields() -> list[dict]:
         entries = served.machine.journal(UNIT, "PGTANDEM_DATABASE=app", "PGTANDEM_USER=app")
-        return [entry for entry in entries if str(port) in entry.get("PGTANDEM_CLIENT", "")]
+        return [entry for entry in entries if entry.get("PGTANDEM_PEER") == f"127.0.0.1:{port}"]
 
     found = poll_until(with_fields, "the login with its fields")
     print({name: value for name, value in found[0].items() if name.startswith(("PGTANDEM_", "PRIORITY", "MESSAGE"))})
     (login,) = [entry for entry in found if "login attempt" in entry["MESSAGE"]]
     assert login["PRIORITY"] == "6"
     assert login["SYSLOG_IDENTIFIER"] == "pgtandem"
-    assert "127.0.0.1" in login["PGTANDEM_CLIENT"]
+    # The name that SHOW and the other lines give it.
+    assert re.fullmatch("C-0x[0-9a-f]+", login["PGTANDEM_CLIENT"]) and login["PGTANDEM_CLIENT"] in login["MESSAGE"]
 
 
 def test_journal_has_priorities(served):

@@ -48,15 +48,24 @@ def test_an_ordinary_user_sees_that_it_serves_whom(served):
     poll_until(lambda: re.search(r"\b0 clients\b", text()), "a STATUS line with no client")
 
 
-def test_ready_only_after_a_first_server_login(site):
-    """`systemctl start` returns when clients can be served, not when the process exists."""
-    site.machine.systemctl("stop", UNIT)
-    site.configure(deployment.ini({"app": "host=127.0.0.1 port=5432 dbname=app user=app password=secret min_pool_size=2"}))
-    site.machine.systemctl("start", UNIT)
-    lines = site.machine.messages(UNIT).rpartition("Starting pgtandem.service")[2]
-    before, started, _ = lines.partition("Started pgtandem.service")
-    assert started, lines
-    assert "new connection to server" in before, lines
+def test_ready_after_a_first_server_login_was_tried(site):
+    """`systemctl start` returns when it is known how things stand; a dead PostgreSQL is said, and no failure."""
+    machine = site.machine
+    machine.systemctl("stop", UNIT)
+    site.configure(deployment.ini({"app": "host=127.0.0.1 port=5432 dbname=app user=app password=secret"}))
+    try:
+        machine.systemctl("stop", CLUSTER)
+        machine.systemctl("start", UNIT)
+        lines = machine.messages(UNIT).rpartition("Starting pgtandem.service")[2]
+        before, started, _ = lines.partition("Started pgtandem.service")
+        assert started and "first login to a server" in before and "app" in before, lines
+        text = machine.show(UNIT, "StatusText")
+        print(text)
+        assert "login" in text and "app" in text, text
+    finally:
+        machine.systemctl("start", CLUSTER)
+    site.await_serving()
+    poll_until(lambda: "login" not in machine.show(UNIT, "StatusText"), "STATUS is good again")
 
 
 def test_reload_of_a_good_file(served):
@@ -153,6 +162,9 @@ def test_stop_lets_a_transaction_end(served):
 def test_a_crash_is_mended(served, how):
     pid, before = served.main_pid(), time.monotonic()
     served.machine.sh(["kill", f"-{how.value}", pid])
+    if how == signal.SIGSEGV:
+        # Rust's own handler, which looks for stack overflows, lets the fault happen once more; a kill has to be sent twice.
+        served.machine.sh(["kill", f"-{how.value}", pid], check=False)
     served.await_other_process(pid, 10)
     print(f"back after {how.name}: {time.monotonic() - before:.2f} s")
     assert served.restarts() == 1

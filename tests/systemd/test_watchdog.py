@@ -37,6 +37,7 @@ def test_a_stuck_worker_thread_leads_to_a_restart(served, worker):
     assert served.serves()
     pid, first = served.main_pid(), last_report()
     poll_until(lambda: last_report() != first, "it reports to the watchdog while all is well", WATCHDOG_S)
+    assert served.main_pid() == pid and served.restarts() == 0, "it was restarted although all was well"
     outside = served.machine.pid_outside(pid)
     # The runtime's workers are the first threads that are made, and two are configured.
     workers = [number for number, name in threads(outside).items() if number != outside and name == "pgtandem"][:2]

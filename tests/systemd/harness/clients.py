@@ -137,7 +137,8 @@ class Meter:
         conninfo = f"host=127.0.0.1 port=6432 dbname={database} user=app password=secret"
         self._process = subprocess.Popen([sys.executable, "-B", str(_HERE / "meter.py"), conninfo],
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout.readline() == "started\n"
+        said = self._process.stdout.readline()
+        assert said == "started\n", said
         self.failure: str | None = None
         self.count = 0
         self._waits: list[list[float]] = []

@@ -19,7 +19,7 @@ IMAGE = Path(os.environ.get("PGTANDEM_SYSTEMD_CACHE", "/nonexistent")) / "image"
 _BOOT_S, _POWEROFF_S = 60, 30
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "LC_ALL": "C.UTF-8", "TERM": "dumb", "HOME": "/root", "PAGER": "cat", "SYSTEMD_PAGER": "cat", "SYSTEMD_COLORS": "0",
+    "LC_ALL": "C.UTF-8", "TERM": "dumb", "HOME": "/", "PAGER": "cat", "SYSTEMD_PAGER": "cat", "SYSTEMD_COLORS": "0",
 }
 _made = 0
 
