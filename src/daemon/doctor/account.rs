@@ -157,6 +157,10 @@ fn judge_outcome(facts: &AccountFacts) -> Finding {
             Subject::User,
             format!("the installed unit serves as User={name}; everything below is tried as that user"),
         ),
+        (Outcome::Becomes, Some(Source::Option)) => Finding::ok(
+            Subject::User,
+            format!("everything below is tried as {name} (-u); a start by root needs -u {name} too, or user = {name}"),
+        ),
         (Outcome::Becomes, _) => Finding::ok(
             Subject::User,
             format!("started as root it serves as {name}; everything below is tried as that user"),
@@ -214,6 +218,7 @@ mod tests {
         for (wanted, outcome, level, cause, remedy) in [
             (Some(("postgres", Source::Setting)), Outcome::Becomes, Level::Ok, "serves as postgres", ""),
             (Some(("postgres", Source::Unit)), Outcome::Becomes, Level::Ok, "User=postgres", ""),
+            (Some(("postgres", Source::Option)), Outcome::Becomes, Level::Ok, "as postgres (-u)", ""),
             (None, Outcome::Stays, Level::Ok, "serves as root", ""),
             (None, Outcome::Root, Level::Error, "no user is set", "user = postgres"),
             (Some(("root", Source::Setting)), Outcome::Root, Level::Error, "root never serves", "user = postgres"),

@@ -7,7 +7,7 @@ use nix::unistd::Group;
 use super::access::{Node, barrier, is_writable_dir, is_writable_file, node};
 use super::account::Account;
 use super::report::{Finding, Subject};
-use super::words::{quoted, quoted_path};
+use super::words::{self, quoted, quoted_path};
 use crate::config::{Config, Places};
 
 /// Directories that belong to the system: their owner is not to be changed.
@@ -42,13 +42,13 @@ pub(super) enum State {
 }
 
 /// Looks at every directory, as the user who serves.
-pub(super) fn examine(config: &Config, places: &Places, account: &Account) -> Vec<Finding> {
+pub(super) fn examine(file: &Path, config: &Config, places: &Places, account: &Account) -> Vec<Finding> {
     let settings = &config.settings;
-    let place = |name| places.setting(name).map(ToString::to_string);
+    let place = |name| places.setting(name).map(|found| words::place(found, file));
     let mut findings = Vec::new();
-    for (setting, file) in [("pidfile", settings.pidfile.as_str()), ("logfile", settings.logfile.as_str())] {
-        if !file.is_empty() {
-            let path = Path::new(file);
+    for (setting, name) in [("pidfile", settings.pidfile.as_str()), ("logfile", settings.logfile.as_str())] {
+        if !name.is_empty() {
+            let path = Path::new(name);
             let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
             // A pidfile is replaced as a whole, a log is written on.
             let locked = setting == "logfile" && path.exists() && !is_writable_file(path);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::access::{Node, Obstacle, barrier, node};
 use super::account::Account;
 use super::report::{Finding, Level, Subject};
-use super::words::{quoted, quoted_path};
+use super::words::{self, quoted, quoted_path};
 use crate::auth::UserList;
 use crate::config::check::{FileRole, InputFile, input_files};
 use crate::config::{Config, Places, Severity};
@@ -29,6 +29,8 @@ pub(super) struct FileFacts {
     pub(super) barrier: Option<Node>,
     /// Where relative names begin.
     pub(super) here: PathBuf,
+    /// client_tls_cert_file and client_tls_key_file.
+    pub(super) pair: (String, String),
 }
 
 /// What a file holds, as far as its permissions matter.
@@ -71,9 +73,11 @@ pub(super) fn examine(
             _ => Holds::Public,
         };
         let bytes = read(&path);
-        let place = places.setting(setting).map(ToString::to_string);
+        let place = places.setting(setting).map(|found| words::place(found, config_file));
         let found = facts(Some(setting), &path, holds, place, bytes.as_ref().map(|_| ()).map_err(Clone::clone));
-        findings.extend(judge(&found, account));
+        let settings = &config.settings;
+        let pair = (settings.client_tls_cert_file.clone(), settings.client_tls_key_file.clone());
+        findings.extend(judge(&FileFacts { pair, ..found }, account));
         let Ok(bytes) = bytes else { continue };
         findings.extend(start::inspect(role, &bytes).into_iter().map(|inside| {
             let level = if inside.severity == Severity::Error { Level::Error } else { Level::Warning };
@@ -114,6 +118,7 @@ fn facts(
         node: node(path).ok(),
         read,
         here: std::env::current_dir().unwrap_or_default(),
+        pair: (String::new(), String::new()),
     }
 }
 
@@ -157,6 +162,21 @@ fn create(facts: &FileFacts, account: &Account) -> String {
             "install -o {user} -g {group} -m 600 /dev/null {path}, then a line \"user\" \"password\" for each user; or \
              correct auth_file"
         ),
+        Some("client_tls_cert_file" | "client_tls_key_file") => {
+            let (cert, key) = (quoted(&facts.pair.0), quoted(&facts.pair.1));
+            format!(
+                "correct client_tls_cert_file and client_tls_key_file; or make a pair that nobody has signed: openssl req -new -x509 -days 365 \
+                 -nodes -subj /CN=$(hostname -f) -keyout {key} -out {cert} && chown {user} {key} && chmod 600 {key}"
+            )
+        }
+        Some("client_tls_ca_file") => {
+            "store the certificate of the CA that signs your clients' there; or remove the line, if clients need none".to_owned()
+        }
+        Some("server_tls_ca_file") => {
+            "store the certificate of the CA that signs your servers' there; it counts for server_tls_sslmode = verify-ca and \
+             verify-full, else remove the line"
+                .to_owned()
+        }
         Some(setting) => format!("put the file there, or correct {setting}"),
         None => "put the file there".to_owned(),
     }
@@ -255,6 +275,7 @@ mod tests {
             node: Some(node),
             barrier: None,
             here: "/h".into(),
+            pair: ("/e/c".into(), "/e/k".into()),
         }
     }
 
@@ -304,6 +325,12 @@ mod tests {
         assert!(
             text.ends_with("there is no such file") && remedy.starts_with("install -o pg -g pg -m 600"),
             "{remedy}"
+        );
+        let key = FileFacts { setting: Some("client_tls_key_file"), role: Holds::Key, ..facts.clone() };
+        assert!(
+            only(&key).2.ends_with("-keyout /e/k -out /e/c && chown pg /e/k && chmod 600 /e/k"),
+            "{}",
+            only(&key).2
         );
         facts.path = "users.txt".into();
         assert!(only(&facts).1.contains("looked for in /h"), "relative names");

@@ -32,6 +32,7 @@ use super::process;
 use crate::config::check::check;
 use crate::config::{self, Config, Places, Problem, Severity};
 use crate::net::listen;
+use crate::tls::Connector;
 
 /// The exit status where nothing could be looked at.
 pub const UNKNOWN: u8 = 3;
@@ -108,19 +109,13 @@ fn examine(options: &Options, deadline: Instant, report: &Shared) {
     watch(options, deadline, report);
     let (findings, contents) = files::examine(file, &config, &places, &account);
     lock(report).add(findings);
-    lock(report).add(directories::examine(&config, &places, &account));
+    lock(report).add(directories::examine(file, &config, &places, &account));
     seen.judge(&config, identity.is_some(), deadline, report);
     lock(report).add(limits::judge(&limits::collect(&config, unit.as_ref())));
     let (findings, connector) = certificates::examine(&config, now());
     lock(report).add(findings);
-    let probes = match connector {
-        Some(connector) => try_servers(config, &places, &contents, connector, deadline, report),
-        None => {
-            let text = "not tried, since the TLS settings towards servers cannot be used (see certificates)";
-            lock(report).add([Finding::note(Subject::Servers, text)]);
-            Vec::new()
-        }
-    };
+    let known = servers::Known { config: &Arc::new(config), file, places: &places, contents: &contents };
+    let probes = try_servers(&known, connector, deadline, report);
     let clocks = servers::clocks(&probes);
     if facts.outcome != Outcome::Root || !clocks.is_empty() {
         lock(report).add(clock::judge(now(), &clocks));
@@ -137,7 +132,7 @@ fn now() -> i64 {
 fn configuration(file: &Path, report: &Shared) -> Option<(Config, Places)> {
     let read = &mut |path: &Path| fs::read(path);
     let loaded = config::load_with_places(file, read);
-    let findings = |problems: Vec<Problem>| problems.into_iter().map(problem).collect::<Vec<_>>();
+    let findings = |problems: Vec<Problem>| problems.into_iter().map(|one| problem(one, file)).collect::<Vec<_>>();
     match loaded {
         Ok((config, places, problems)) => {
             let mut found = findings(problems);
@@ -158,13 +153,13 @@ fn configuration(file: &Path, report: &Shared) -> Option<(Config, Places)> {
     }
 }
 
-fn problem(problem: Problem) -> Finding {
+fn problem(problem: Problem, file: &Path) -> Finding {
     let level = match problem.severity {
         Severity::Notice => Level::Note,
         Severity::Warning => Level::Warning,
         Severity::Error => Level::Error,
     };
-    let at = problem.place.as_ref().map_or_else(String::new, |place| format!(" ({place})"));
+    let at = problem.place.as_ref().map_or_else(String::new, |place| format!(" ({})", words::place(place, file)));
     let finding = Finding::new(Subject::Configuration, level, format!("{}{at}", problem.text));
     match problem.hint {
         Some(hint) => finding.remedy(hint),
@@ -218,15 +213,12 @@ impl Seen {
 }
 
 fn try_servers(
-    config: Config,
-    places: &Places,
-    contents: &files::Contents,
-    connector: crate::tls::Connector,
+    known: &servers::Known<'_>,
+    connector: Option<Connector>,
     deadline: Instant,
     report: &Shared,
 ) -> Vec<servers::Probe> {
-    let config = Arc::new(config);
-    if config.autodb.is_some() {
+    if known.config.autodb.is_some() {
         let text = "databases made by the `*` entry are not tried: their names are not known";
         lock(report).add([Finding::note(Subject::Servers, text)]);
     }
@@ -239,7 +231,7 @@ fn try_servers(
         }
     };
     let until = tokio::time::Instant::from_std(deadline.checked_sub(SPARE).unwrap_or(deadline));
-    let probes = runtime.block_on(servers::examine(&config, places, contents, connector, until));
+    let probes = runtime.block_on(servers::examine(known, connector, until));
     // A name that is still being looked up is not waited for.
     runtime.shutdown_background();
     lock(report).add(servers::judge(&probes));

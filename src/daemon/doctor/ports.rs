@@ -152,7 +152,9 @@ fn taken(address: SocketAddr, owner: Option<&Listening>, running: Option<&Proces
         (Some(Process { pid, program }), socket) => {
             let user = socket.map_or_else(String::new, |socket| format!(", user {}", socket.user));
             let text = format!("{address} is taken by {program} (pid {pid}{user})");
-            Finding::error(Subject::Ports, text).remedy(format!("kill {pid}, or set another listen_port"))
+            Finding::error(Subject::Ports, text).remedy(format!(
+                "kill {pid} (systemctl status {pid} names its unit, if it has one), or set another listen_port"
+            ))
         }
         (None, Some(socket)) => {
             let text =

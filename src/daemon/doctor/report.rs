@@ -166,7 +166,7 @@ impl Report {
         }
         shown.sort_by_key(|finding| finding.subject);
         let mut out = String::new();
-        let mut subject = None;
+        let (mut subject, mut above) = (None, None);
         for finding in shown {
             if subject != Some(finding.subject) {
                 subject = Some(finding.subject);
@@ -174,7 +174,9 @@ impl Report {
             }
             let _ = writeln!(out, "  {:<8} {}", finding.level.word(), one_line(&finding.text));
             if let Some(remedy) = &finding.remedy {
-                let _ = writeln!(out, "           -> {}", one_line(remedy));
+                let repeated = above.replace(remedy) == Some(remedy);
+                let _ =
+                    writeln!(out, "           -> {}", if repeated { "as above".to_owned() } else { one_line(remedy) });
             }
         }
         let _ = writeln!(out, "{}", self.summary());
@@ -249,6 +251,8 @@ mod tests {
         let text = "user\n  warning  odd  [31m\nfiles\n  ok       x\nports\n  error    port 1 is taken\n           \
                     -> kill 7 rm -rf x\nf.ini for user postgres: 1 error, 1 warning\n";
         assert_eq!(report.text(false), text);
+        report.add([Finding::error(Subject::Ports, "port 2 is taken").remedy("kill 7\nrm -rf x")]);
+        assert!(report.text(false).contains("port 2 is taken\n           -> as above\n"));
         assert!(!report.text(true).contains("files"));
         assert!(Report::default().text(true).is_empty());
         assert!(Report::default().text(false).contains("nothing wrong"));

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::Path;
 
+use crate::config::Place;
+
 /// A word as a shell takes it.
 pub(super) fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:=,".contains(c);
@@ -23,9 +25,16 @@ pub(super) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// "No such file or directory (os error 2)" without the number, which is for programmers.
+/// "No such file or directory (os error 2)" without the number, which is for programmers; of a look-up only the reason.
 pub(super) fn system_text(error: &io::Error) -> String {
-    error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
+    let text = error.to_string();
+    let text = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+/// Where something stands: only the line if it is in the file that all is about, which is named at the end of the report.
+pub(super) fn place(place: &Place, main: &Path) -> String {
+    if Path::new(&*place.file) == main { format!("line {}", place.line) } else { place.to_string() }
 }
 
 /// `3 days`, `1 day`.

@@ -6,6 +6,7 @@ mod login;
 mod verdict;
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,15 +19,15 @@ pub(super) use verdict::judge;
 
 use super::clock::Comparison;
 use super::files::{Contents, line_of};
-use super::words::system_text;
+use super::words::{self, system_text};
 use crate::auth::{Secret, UserList};
-use crate::config::{Config, Places};
+use crate::config::{Config, Places, Settings};
 use crate::daemon::configure::tcp_options;
 use crate::daemon::directory::{ConfigDirectory, Numbers};
 use crate::net::dial::{Target, TcpOptions};
 use crate::session::io::connect::{ConnectError, connect_for};
 use crate::session::io::route::{Directory, Entry, Host};
-use crate::tls::Connector;
+use crate::tls::{Connector, ConnectorParams, SslMode};
 
 /// Logins at the same moment.
 const AT_ONCE: usize = 32;
@@ -100,6 +101,8 @@ pub(super) struct Probe {
     pub(super) servers: u64,
     pub(super) servers_of_all: u64,
     pub(super) reached: Result<(), Unreached>,
+    /// Why no login was tried, if none was.
+    pub(super) untried: &'static str,
     pub(super) attempts: Vec<Attempt>,
 }
 
@@ -139,18 +142,30 @@ struct Plan {
     candidates: Vec<Candidate>,
 }
 
-/// Tries every host of every database, all at once, until `deadline`. The order is that of the configuration.
-pub(super) async fn examine(
-    config: &Arc<Config>,
-    places: &Places,
-    contents: &Contents,
-    connector: Connector,
-    deadline: Instant,
-) -> Vec<Probe> {
-    let tcp = tcp_options(&config.settings);
+/// What was found out before.
+pub(super) struct Known<'a> {
+    pub(super) config: &'a Arc<Config>,
+    /// The configuration file.
+    pub(super) file: &'a Path,
+    pub(super) places: &'a Places,
+    pub(super) contents: &'a Contents,
+}
+
+/// Tries every host of every database, all at once, until `deadline`. The order is that of the configuration. Without a
+/// connector (the TLS settings cannot be used) only the way to the servers is tried.
+pub(super) async fn examine(known: &Known<'_>, connector: Option<Connector>, deadline: Instant) -> Vec<Probe> {
+    let tcp = tcp_options(&known.config.settings);
+    let mut plans = plans(known);
+    if connector.is_none() {
+        for plan in &mut plans {
+            plan.candidates.clear();
+            plan.probe.untried = "the TLS settings towards servers cannot be used";
+        }
+    }
+    let Some(connector) = connector.or_else(without_tls) else { return Vec::new() };
     let (connector, turns) = (Arc::new(connector), Arc::new(Semaphore::new(AT_ONCE)));
     let mut tasks = JoinSet::new();
-    for (index, plan) in plans(config, places, contents).into_iter().enumerate() {
+    for (index, plan) in plans.into_iter().enumerate() {
         let (connector, turns) = (Arc::clone(&connector), Arc::clone(&turns));
         tasks.spawn(async move { (index, run(plan, &tcp, &connector, &turns, deadline).await) });
     }
@@ -162,7 +177,23 @@ pub(super) async fn examine(
     probes.into_iter().map(|(_, probe)| probe).collect()
 }
 
-fn plans(config: &Arc<Config>, places: &Places, contents: &Contents) -> Vec<Plan> {
+/// Dials, and speaks no TLS.
+fn without_tls() -> Option<Connector> {
+    let defaults = Settings::default();
+    Connector::new(&ConnectorParams {
+        sslmode: SslMode::Disable,
+        ca: None,
+        cert: None,
+        key: None,
+        protocols: &defaults.server_tls_protocols,
+        ciphers: &defaults.server_tls_ciphers,
+        tls13_ciphers: "",
+    })
+    .ok()
+}
+
+fn plans(known: &Known<'_>) -> Vec<Plan> {
+    let Known { config, file, places, contents } = *known;
     let numbers = Arc::new(std::sync::Mutex::new(Numbers::default()));
     let users = Arc::new(contents.users.clone());
     let directory = ConfigDirectory::new(Arc::clone(config), users, numbers);
@@ -186,7 +217,7 @@ fn plans(config: &Arc<Config>, places: &Places, contents: &Contents) -> Vec<Plan
             plans.push(Plan {
                 probe: Probe {
                     database: name.clone(),
-                    place: places.database(name).map(ToString::to_string),
+                    place: places.database(name).map(|found| words::place(found, file)),
                     dbname: route.database.dbname.clone(),
                     host: shown,
                     port: database.port,
@@ -195,6 +226,7 @@ fn plans(config: &Arc<Config>, places: &Places, contents: &Contents) -> Vec<Plan
                     servers: one.min(most),
                     servers_of_all: one.saturating_mul(users).min(most),
                     reached: Ok(()),
+                    untried: "no user is known to log in with",
                     attempts: Vec::new(),
                 },
                 target: target.clone(),

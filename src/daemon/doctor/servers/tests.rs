@@ -15,6 +15,7 @@ fn probe() -> Probe {
         servers: 25,
         servers_of_all: 50,
         reached: Ok(()),
+        untried: "no user is known",
         attempts: Vec::new(),
     }
 }

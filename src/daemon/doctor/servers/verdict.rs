@@ -27,8 +27,8 @@ fn one(probe: &Probe) -> Vec<Finding> {
         return vec![Finding::error(Subject::Servers, about(probe, &text)).remedy(remedy)];
     }
     if probe.attempts.is_empty() {
-        let text = "reachable; no user is known to log in with, so that was not tried";
-        return vec![Finding::note(Subject::Servers, about(probe, text))];
+        let text = format!("reachable; the login was not tried: {}", probe.untried);
+        return vec![Finding::note(Subject::Servers, about(probe, &text))];
     }
     let worked = |attempt: &Attempt| matches!(attempt.ending, Ending::In(_) | Ending::SecretFits);
     let any_worked = probe.attempts.iter().any(worked);
