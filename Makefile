@@ -24,7 +24,7 @@ check: tools fmt clippy test doc licences e2e demo-smoke
 	@echo "check: everything passed"
 
 tools:
-	@.ci/install python3 cc git openssl postgresql
+	@.ci/install python3 cc git openssl postgresql strace
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || \
 	    rustup component add rustfmt clippy
 
