@@ -61,6 +61,10 @@ const CASES: &[(&str, fn())] = &[
     ("an_unwritable_directory_is_explained", instances::an_unwritable_directory_is_explained),
     ("the_background_needs_a_pidfile", instances::the_background_needs_a_pidfile),
     ("a_failure_in_the_background_reaches_the_caller", instances::a_failure_in_the_background_reaches_the_caller),
+    (
+        "open_files_are_allowed_or_the_log_says_what_does_not_fit",
+        instances::open_files_are_allowed_or_the_log_says_what_does_not_fit,
+    ),
     ("old_scripts_work", instances::old_scripts_work),
     ("root_reads_secrets_before_it_becomes_the_user", secret_files::root_reads_them_before_it_becomes_the_user),
     ("who_else_may_read_secrets_is_told", secret_files::who_else_may_read_them_is_told_at_start_and_reload),

@@ -170,6 +170,29 @@ pub(super) fn a_failure_in_the_background_reaches_the_caller() {
     await_that(|| other.processes().is_empty());
 }
 
+pub(super) fn open_files_are_allowed_or_the_log_says_what_does_not_fit() {
+    let settings = format!("{PIDFILE}max_client_conn = 1000\n");
+    let low = ["prlimit", "--nofile=256:512"];
+    // An ordinary user: up to the hard limit.
+    let place = Place::new(&settings);
+    let user = ordinary();
+    let before = [&low[..], &words(&user)].concat();
+    assert_eq!(place.ended(&before, &["-d"]), (Some(0), String::new()));
+    let log = place.read("own/log");
+    assert!(
+        log.contains("kernel file descriptor limit: 512 (hard: 512); max_client_conn: 1000, max expected fd use: 1084")
+    );
+    assert!(log.contains("WARNING only 512 files can be open at once, but max_client_conn = 1000"), "{log}");
+    assert!(log.contains("Set LimitNOFILE=1084 in the systemd unit (or ulimit -n 1084 before the start)"), "{log}");
+    // Root: as far as it takes.
+    if is_root() {
+        let place = Place::new(&format!("{settings}user = nobody"));
+        assert_eq!(place.ended(&low, &["-d"]), (Some(0), String::new()));
+        let log = place.read("own/log");
+        assert!(log.contains("limit: 1084 (hard: 1084)") && !log.contains("files can be open"), "{log}");
+    }
+}
+
 /// How an operator gets at the user who serves, `su - postgres -c` where there is one, and that user, whose `directory` it is.
 fn operator(directory: &Path) -> (fn(&str) -> Command, u32) {
     fn words(words: &[&str], script: &str) -> Command {
