@@ -4,6 +4,7 @@
 //! /proc again and again, and whatever is seen after the first byte of an answer must be harmless. The other does not depend
 //! on luck: in a record of the system calls everything is given up before the first thread, and before a client is accepted.
 
+use std::collections::HashMap;
 use std::fs;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
@@ -141,7 +142,28 @@ pub(super) fn given_up_before_a_client_is_accepted() {
     }
 }
 
-/// Each line: the thread, then what it called, in the order of the calls' begin.
+/// The thread and the call of each line, without questions to the kernel. A call that others interrupt takes two lines: it
+/// counts from the first if it begins something (a thread, a client), from the second if it gives something up.
+fn calls(record: &str) -> Vec<(&str, String)> {
+    let mut open = HashMap::new();
+    let mut calls = Vec::new();
+    for (thread, call) in record.lines().filter_map(|line| line.split_once(' ')) {
+        if let Some(begin) = call.strip_suffix("<unfinished ...>") {
+            if begin.contains("accept4(") || begin.contains("clone") {
+                calls.push((thread, begin.to_owned()));
+            } else {
+                open.insert(thread, begin);
+            }
+        } else if let Some((_, end)) = call.split_once(" resumed>") {
+            calls.extend(open.remove(thread).map(|begin| (thread, format!("{}{end}", begin.trim_end()))));
+        } else {
+            calls.push((thread, call.to_owned()));
+        }
+    }
+    calls.retain(|(_, call)| !call.contains("CAPBSET_READ") && !call.contains("AMBIENT_IS_SET"));
+    calls
+}
+
 fn recorded(args: &[&str]) {
     let place = Place::new(&format!("{SETTINGS}\nuser = nobody"));
     let record = place.path("record");
@@ -151,13 +173,14 @@ fn recorded(args: &[&str]) {
     await_that(|| place.answers());
     place.signal(Signal::SIGQUIT);
     child.wait().unwrap();
-    let text = place.read("record");
-    let lines: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once(' ')).collect();
+    let record = place.read("record");
+    let lines = calls(&record);
+    let text = lines.iter().fold(String::new(), |text, (thread, call)| format!("{text}{thread} {call}\n"));
     let caller = lines.first().unwrap().0;
     let server = lines.iter().find(|(_, call)| call.contains("listen(")).unwrap().0;
     let find = |pid: &str, words: &[&str]| {
         let is_it =
-            |line: &(&str, &str)| (pid.is_empty() || line.0 == pid) && words.iter().all(|word| line.1.contains(word));
+            |line: &(&str, String)| (pid.is_empty() || line.0 == pid) && words.iter().all(|word| line.1.contains(word));
         lines.iter().position(is_it).unwrap_or_else(|| panic!("{pid} {words:?}\n{text}"))
     };
     let accepted = find("", &["accept4("]);
@@ -179,6 +202,6 @@ fn recorded(args: &[&str]) {
     assert!(find(caller, &["setuid(0)", "EPERM"]) < accepted && (caller == server) == args.is_empty(), "{text}");
     // The kernel allows it again with the change of user.
     let between = lines.get(find(server, &["setresuid("])..find(server, &["CLONE_THREAD"])).unwrap();
-    let undumpable = |line: &&(&str, &str)| line.0 == server && line.1.contains("PR_SET_DUMPABLE, SUID_DUMP_DISABLE");
+    let undumpable = |line: &&(&str, String)| line.0 == server && line.1.contains("PR_SET_DUMPABLE, SUID_DUMP_DISABLE");
     assert!(between.iter().any(|line| undumpable(&line)), "{text}");
 }
