@@ -244,11 +244,10 @@ pub(super) fn old_scripts_work() {
         for _ in 0..3 {
             let before = place.read("own/p.pid");
             let _client = if signal == "QUIT" { place.ask() } else { None };
-            assert_eq!(
-                shell(&format!("pkill -{signal} --pidfile {pidfile}; {start}")),
-                (Some(0), String::new()),
-                "{signal}"
-            );
+            let (code, text) = shell(&format!("pkill -{signal} --pidfile {pidfile}; {start}"));
+            // All that may be said is that it waits.
+            let waits = text.is_empty() || text.trim_end().ends_with("is shutting down, waiting for its end");
+            assert!(code == Some(0) && waits, "{signal}: {text}");
             assert!(place.answers() && place.read("own/p.pid") != before, "{signal}");
         }
     }
