@@ -29,7 +29,7 @@ kernel-tls:
 	tests/kernel_tls/run
 
 tools:
-	@.ci/install python3 cc git openssl postgresql
+	@.ci/install python3 cc git openssl postgresql strace
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || \
 	    rustup component add rustfmt clippy
 

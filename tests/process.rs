@@ -3,6 +3,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a failing case must stop")]
 
+#[path = "process/instances.rs"]
+mod instances;
+#[path = "process/never_root.rs"]
+mod never_root;
+#[path = "process/program.rs"]
+mod program;
+#[path = "process/secret_files.rs"]
+mod secret_files;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
@@ -39,6 +48,22 @@ const CASES: &[(&str, fn())] = &[
     ("a_second_instance_in_the_background_is_refused", a_second_instance_in_the_background_is_refused),
     ("no_background_without_pidfile", no_background_without_pidfile),
     ("no_fork_beside_threads", no_fork_beside_threads),
+    ("never_root_seen_from_outside", never_root::seen_from_outside),
+    ("never_root_before_a_client_is_accepted", never_root::given_up_before_a_client_is_accepted),
+    ("a_second_one_says_who_holds_the_pidfile", instances::a_second_one_says_who_holds_the_pidfile),
+    ("a_file_left_behind_is_no_obstacle", instances::a_file_left_behind_is_no_obstacle),
+    ("missing_directories_are_made_or_explained", instances::missing_directories_are_made_or_explained),
+    ("an_unwritable_directory_is_explained", instances::an_unwritable_directory_is_explained),
+    ("the_background_needs_a_pidfile", instances::the_background_needs_a_pidfile),
+    ("a_failure_in_the_background_reaches_the_caller", instances::a_failure_in_the_background_reaches_the_caller),
+    (
+        "open_files_are_allowed_or_the_log_says_what_does_not_fit",
+        instances::open_files_are_allowed_or_the_log_says_what_does_not_fit,
+    ),
+    ("old_scripts_work", instances::old_scripts_work),
+    ("root_reads_secrets_before_it_becomes_the_user", secret_files::root_reads_them_before_it_becomes_the_user),
+    ("who_else_may_read_secrets_is_told", secret_files::who_else_may_read_them_is_told_at_start_and_reload),
+    ("sound_files_raise_no_alarm", secret_files::sound_files_raise_no_alarm),
 ];
 
 fn main() -> ExitCode {

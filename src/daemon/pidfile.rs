@@ -28,6 +28,8 @@ const ATTEMPTS: usize = 20;
 const CONTENT_MAX: u64 = 64;
 /// How often a start looks whether a process on its way out has gone.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long a process may take to act on a signal, or the kernel to end one that was killed.
+const SIGNAL_TAKES: Duration = Duration::from_secs(1);
 
 /// Why there is no pidfile.
 #[derive(Debug, thiserror::Error)]
@@ -99,26 +101,32 @@ pub struct PidFile {
 
 impl PidFile {
     /// Is there another instance? Changes nothing, so that it can be asked before sockets are opened, in whose place it would
-    /// else be told that the port is taken. One on its way out is waited for, `patience` at most.
+    /// else be told that the port is taken. One on its way out is waited for, `patience` at most. One that serves is refused
+    /// only after a moment, in which a signal that was sent just before the start takes effect.
     ///
     /// # Errors
     /// [`PidFileError::Held`], [`PidFileError::Ending`], [`PidFileError::NotOurs`], [`PidFileError::System`].
     pub fn check(path: &Path, patience: Duration) -> Result<(), PidFileError> {
-        let deadline = Instant::now() + patience;
+        let start = Instant::now();
         let mut told = false;
         loop {
             let Some(mut old) = find(path)? else { return Ok(()) };
-            let holder = match judge(path, &mut old)? {
-                Found::Stale | Found::Gone => return Ok(()),
-                Found::Ending(holder) => holder,
-            };
+            let judged = judge(path, &mut old);
             drop(old); // With it the lock by which it was judged.
-            if Instant::now() >= deadline {
-                return Err(PidFileError::Ending { path: path.to_owned(), holder });
-            }
-            if !told {
-                tracing::info!("pidfile '{}': {holder} and is shutting down, waiting for its end", path.display());
-                told = true;
+            match judged {
+                Ok(Found::Stale | Found::Gone) => return Ok(()),
+                Ok(Found::Ending(holder)) if start.elapsed() < patience => {
+                    if !told {
+                        tracing::info!(
+                            "pidfile '{}': {holder} and is shutting down, waiting for its end",
+                            path.display()
+                        );
+                        told = true;
+                    }
+                }
+                Ok(Found::Ending(holder)) => return Err(PidFileError::Ending { path: path.to_owned(), holder }),
+                Err(PidFileError::Held { .. }) if start.elapsed() < SIGNAL_TAKES.min(patience) => {}
+                Err(error) => return Err(error),
             }
             std::thread::sleep(LOOK_AGAIN);
         }
@@ -296,12 +304,18 @@ fn unlocked_holder(pid: i32) -> Option<Holder> {
     if is_own(pid) {
         return None; // In a container every start may get the same number.
     }
-    if kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
+    if kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) || is_dead(pid) {
         return None;
     }
     let program = program(pid);
     let other = program.as_deref().is_some_and(|name| name != "pgbouncer" && name != "pgtandem");
     (!other).then_some(Holder { pid: Some(pid), program })
+}
+
+/// Has the process ended, and only its parent not asked for it yet? (State in /proc/PID/stat, behind the name in brackets.)
+fn is_dead(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 fn program(pid: i32) -> Option<String> {
@@ -436,8 +450,14 @@ mod tests {
         let error = PidFile::create(&path).unwrap_err().to_string();
         assert!(error.contains(&format!("process {} (pgbouncer) holds it", other.id())), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), content);
-        end(other);
+        // Dead, but not asked for by its parent: nobody's file any more.
+        let mut other = other;
+        drop(other.stdin.take());
+        while !is_dead(pid) {
+            std::thread::yield_now();
+        }
         PidFile::create(&path).unwrap();
+        end(other);
     }
 
     #[test]
@@ -510,7 +530,7 @@ mod tests {
         PidFile::check(&path, Duration::ZERO).unwrap();
         assert!(path.exists());
         let _first = PidFile::create(&path).unwrap();
-        assert!(matches!(PidFile::check(&path, Duration::from_secs(60)), Err(PidFileError::Held { .. })));
+        assert!(matches!(PidFile::check(&path, Duration::from_millis(50)), Err(PidFileError::Held { .. })));
     }
 
     #[test]

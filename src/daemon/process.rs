@@ -338,10 +338,12 @@ pub fn daemonize(
     }
     let null = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(failed("open /dev/null"))?;
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(failed("pipe"))?;
+    let (gate, gatekeeper) = pipe2(OFlag::O_CLOEXEC).map_err(failed("pipe"))?;
     if let Some(child) = calls::fork().map_err(failed("fork"))? {
         drop(writer);
         let _ = waitpid(child, None);
         let dropped = drop_privileges().map_err(|error| error.to_string());
+        drop(gatekeeper);
         let outcome = dropped.and_then(|()| await_start(File::from(reader), patience));
         if let Err(reason) = &outcome {
             let _ = writeln!(io::stderr().lock(), "pgtandem: {reason}");
@@ -351,7 +353,12 @@ pub fn daemonize(
     drop(reader);
     let startup = Startup { caller: Some(File::from(writer)) };
     match detach(&null) {
-        Ok(()) => Ok(startup),
+        Ok(()) => {
+            // Until the caller is no longer root, or gone: its end of the pipe is the last.
+            drop(gatekeeper);
+            let _ = File::from(gate).read(&mut [0]);
+            Ok(startup)
+        }
         Err(error) => {
             startup.failed(&error);
             calls::exit_now(1)
