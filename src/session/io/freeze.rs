@@ -16,6 +16,7 @@ use crate::ids::ClientId;
 use crate::net::kernel_tls::{HandOverForm, Support, WhyNot};
 use crate::net::stream::Stream;
 use crate::pool::Standing;
+use crate::session::Mode;
 
 /// Whether sessions are to come to rest, and where those report that have.
 #[derive(Default)]
@@ -121,7 +122,7 @@ impl Session {
     /// Nothing is half-way in either direction, and no TLS of ours stands in between: all of it can be passed on. If that may
     /// still become true `cx` is armed; if it cannot, the client is told to go when its transaction is over.
     pub(super) fn is_at_rest(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.is_quiet() {
+        if !(self.is_quiet() && self.may_pause()) {
             return false;
         }
         let support = self.shared.freeze.support();
@@ -138,6 +139,18 @@ impl Session {
             }
         }
         false
+    }
+
+    /// May the client be made to wait here? Not inside a transaction on a server that cannot be passed on: it then goes on to
+    /// its end, and the client moves without the server.
+    pub(super) fn may_pause(&self) -> bool {
+        let Some(server) = &self.server else { return true };
+        let stays = || {
+            self.mode != Mode::Session
+                && matches!(server.stream.hand_over_form(), HandOverForm::UserTls)
+                && self.shared.freeze.support().is_none()
+        };
+        server.core.is_at_boundary() && !stays()
     }
 
     fn is_quiet(&self) -> bool {

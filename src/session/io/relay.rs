@@ -126,7 +126,7 @@ impl Session {
                 }
                 continue;
             }
-            if self.frozen && self.server.as_ref().is_none_or(|s| s.core.is_at_boundary()) {
+            if self.frozen && self.may_pause() {
                 // For a hand-over: nothing new is begun.
                 return Judged::Full;
             }
