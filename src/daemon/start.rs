@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use tokio::runtime::{Builder, Runtime};
 
 use super::cli::{self, Run};
@@ -28,6 +29,7 @@ use crate::auth::UserList;
 use crate::config::check::{FileRole, Finding};
 use crate::config::print::to_toml;
 use crate::config::{self, Config, Problem, Severity};
+use crate::net::kernel_tls::kernel_tls_available;
 use crate::net::listen::ListenError;
 use crate::session::io::shared::lock;
 
@@ -180,6 +182,7 @@ fn bring_up(run: &Run, log: &Log, plan: Plan) -> anyhow::Result<Ready> {
     })?;
 
     // Ready.
+    std::thread::Builder::new().name("warm-up".into()).spawn(warm_up)?;
     tracing::info!("process up: {}, pid {}", cli::VERSION_LINE, std::process::id());
     Ok(Ready { runtime, workers, daemon, listeners })
 }
@@ -188,6 +191,10 @@ fn open(config: Config, files: Files, identity: Option<&Identity>, inherited: Ve
     let (_, expected) = descriptors(&config);
     let limit = DescriptorLimit::raise(expected)?;
     let listeners = Listeners::open(&config, inherited);
+    if identity.is_some() {
+        // Root may load the kernel's module for it, which a later hand-over needs; whether there is one is told then.
+        let _ = kernel_tls_available();
+    }
     let places = places::needed(&config.settings);
     let made = identity.map(|user| places::make(&places, Some(user.ids()))).unwrap_or_default();
     Ok(Opened { limit, listeners, boot: Boot::new(config, files), made })
@@ -246,6 +253,13 @@ fn log_limit(limit: DescriptorLimit, config: &Config) {
 fn descriptors(config: &Config) -> (u64, u64) {
     let clients = u64::from(config.settings.max_client_conn);
     (clients, process::expected_descriptors(clients, most_servers(config)))
+}
+
+/// The TLS library's generator of randomness takes a tenth of a second to begin with: not at the first client's cost, and not
+/// before the first client can be served.
+fn warm_up() {
+    // Whoever needs it hears of its failure.
+    let _ = SecureRandom::fill(&SystemRandom::new(), &mut [0]);
 }
 
 /// Servers that the configured databases may have together.

@@ -4,7 +4,6 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use aws_lc_rs::rand;
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -53,7 +52,6 @@ pub struct Shared {
     generation: AtomicU64,
     scram_keys: Mutex<Vec<DerivedKeys>>,
     mock_key: Zeroizing<[u8; 32]>,
-    random: rand::SystemRandom,
 }
 
 /// Keys of plain passwords, so that PBKDF2 is run once per password and salt and not once per login.
@@ -139,7 +137,6 @@ impl Shared {
         directory: Arc<dyn Directory>,
         limits: ClientLimits,
     ) -> Arc<Self> {
-        let random = rand::SystemRandom::new();
         let shared = Arc::new(Self {
             pools: Pools::new(ids.clone(), globals),
             ids,
@@ -157,8 +154,7 @@ impl Shared {
             directory: RwLock::new(directory),
             generation: AtomicU64::new(0),
             scram_keys: Mutex::default(),
-            mock_key: Zeroizing::new(random_bytes(&random)),
-            random,
+            mock_key: Zeroizing::new(random_bytes()),
         });
         shared.pools.set_host(Arc::new(SessionHost::new(&shared)));
         shared
@@ -268,15 +264,11 @@ impl Shared {
     /// Randomness for one login.
     #[must_use]
     pub fn entropy(&self) -> Entropy {
-        Entropy {
-            nonce: random_bytes(&self.random),
-            md5_salt: random_bytes(&self.random),
-            mock_key: self.mock_key.clone(),
-        }
+        Entropy { nonce: random_bytes(), md5_salt: random_bytes(), mock_key: self.mock_key.clone() }
     }
 
     pub(super) fn random_key(&self) -> [u8; KEY_LEN_MAX] {
-        random_bytes(&self.random)
+        random_bytes()
     }
 
     /// Keys derived before from this secret.
@@ -297,10 +289,12 @@ impl Shared {
     }
 }
 
-fn random_bytes<const N: usize>(random: &rand::SystemRandom) -> [u8; N] {
+/// From the kernel: the TLS library's own generator takes a tenth of a second to begin with, which a restart would have to wait
+/// for.
+fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    // Without randomness nobody could be authenticated safely; the system's generator does not fail on Linux.
-    if rand::SecureRandom::fill(random, &mut bytes).is_err() {
+    // Without randomness nobody could be authenticated safely; the kernel's generator does not fail once the machine is up.
+    if getrandom::fill(&mut bytes).is_err() {
         std::process::abort();
     }
     bytes
