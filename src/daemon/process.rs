@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
@@ -242,6 +242,9 @@ pub fn expected_descriptors(max_client_conn: u64, max_servers: u64) -> u64 {
     max_client_conn.saturating_add(max_servers).saturating_add(OWN_DESCRIPTORS)
 }
 
+/// The largest table that is made in advance; 8 bytes for each descriptor.
+const TABLE_MAX: u64 = 1 << 18;
+
 impl DescriptorLimit {
     /// Raise the soft limit to the hard one, and with root's rights both to `wanted` if that is more.
     ///
@@ -257,6 +260,17 @@ impl DescriptorLimit {
             setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(failed("setrlimit(RLIMIT_NOFILE)"))?;
         }
         Ok(Self { soft: hard, hard })
+    }
+
+    /// Has the kernel make its table of descriptors large enough for `expected` of them. Later, with threads, each time that it
+    /// must grow takes tens of milliseconds (it waits for all processors), in the middle of a hand-over or a storm of clients.
+    pub fn prepare_table(self, expected: u64) {
+        let Ok(some) = std::os::unix::net::UnixDatagram::unbound() else { return };
+        let last = i32::try_from(expected.min(self.soft).min(TABLE_MAX)).unwrap_or(i32::MAX).saturating_sub(1);
+        // A convenience: what cannot be had now is had later, at its price.
+        if let Ok(highest) = fcntl(&some, FcntlArg::F_DUPFD_CLOEXEC(last)) {
+            let _ = nix::unistd::close(highest);
+        }
     }
 
     /// The line for the log at start, as PgBouncer writes it; `expected` is from [`expected_descriptors`].

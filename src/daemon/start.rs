@@ -190,6 +190,7 @@ fn bring_up(run: &Run, log: &Log, plan: Plan) -> anyhow::Result<Ready> {
 fn open(config: Config, files: Files, identity: Option<&Identity>, inherited: Vec<Listener>) -> anyhow::Result<Opened> {
     let (_, expected) = descriptors(&config);
     let limit = DescriptorLimit::raise(expected)?;
+    limit.prepare_table(expected);
     let listeners = Listeners::open(&config, inherited);
     if identity.is_some() {
         // Root may load the kernel's module for it, which a later hand-over needs; whether there is one is told then.

@@ -90,7 +90,7 @@ class Load:
         machine.write("/tmp/change.sql", _CHANGE)
         uri = f"postgresql://app:secret@127.0.0.1:6432/{database}?connect_timeout=60"
         self._process = machine.spawn(
-            ["pgbench", "-n", "-c", clients, "-j", 4, "-T", seconds, "-R", rate, "-M", mode, "-P", 1,
+            ["pgbench", "-n", "-c", clients, "-j", 1, "-T", seconds, "-R", rate, "-M", mode, "-P", 1,
              "-f", "/tmp/select.sql@3", "-f", "/tmp/change.sql@1", uri],
             "nobody", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._lines: list[str] = []
