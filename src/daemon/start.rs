@@ -67,7 +67,10 @@ pub fn run(run: &Run) -> ExitCode {
 struct Plan {
     config: Config,
     problems: Vec<Problem>,
-    files: Files,
+    /// Keys and users, from files that only root may read.
+    boot: Result<Boot, SetupError>,
+    /// What is wrong with the file, if the configuration is a former process's.
+    instead_of: Option<String>,
     /// Whom root must become.
     identity: Option<Identity>,
     pidfile: Option<PathBuf>,
@@ -80,8 +83,6 @@ struct Opened {
     limit: DescriptorLimit,
     /// For low ports. Told of, as what follows, when there is a log.
     listeners: anyhow::Result<Listeners>,
-    /// Keys and users, from files that only root may read.
-    boot: Result<Boot, SetupError>,
     made: Vec<PathBuf>,
 }
 
@@ -121,28 +122,70 @@ fn prepare_and_serve(run: &Run, log: &Log, inherited: Inherited) -> anyhow::Resu
 /// Read: the configuration, whom to become, who else runs and may hand over. The last time that errors have a terminal for
 /// certain.
 fn read(run: &Run, inherited: Inherited) -> anyhow::Result<Plan> {
-    let files = Files::default();
-    let (config, problems) = configure::read(&run.config, &files).context("cannot load config file")?;
+    let mut legacy = Legacy::stored(inherited);
+    let (prepared, instead_of) = prepare(&run.config, legacy.configuration())?;
+    let Prepared { config, problems, boot } = prepared;
     let user = run.user.as_deref().or_else(|| config.settings.user.get());
     let identity = Identity::resolve(user)?;
     let pidfile = Some(PathBuf::from(&config.settings.pidfile)).filter(|path| !path.as_os_str().is_empty());
-    let legacy = Legacy::find(inherited, &config, run.reboot)?;
+    if run.reboot {
+        legacy.ask(&config)?;
+    }
     if let Some(pidfile) = pidfile.as_deref().filter(|_| legacy.pidfile.is_none()) {
         PidFile::check(pidfile, ENDING_PATIENCE)?;
     }
-    Ok(Plan { config, problems, files, identity, pidfile, legacy })
+    Ok(Plan { config, problems, boot, instead_of, identity, pidfile, legacy })
+}
+
+/// A configuration, and everything of it that stands in files.
+struct Prepared {
+    config: Config,
+    problems: Vec<Problem>,
+    boot: Result<Boot, SetupError>,
+}
+
+impl Prepared {
+    fn read(path: &Path) -> Result<Self, SetupError> {
+        let files = Files::default();
+        let (config, problems) = configure::read(path, &files)?;
+        let boot = Boot::new(config.clone(), files);
+        Ok(Self { config, problems, boot })
+    }
+
+    /// The configuration that a former process had in force.
+    fn former(toml: &[u8]) -> Option<Self> {
+        let (config, problems) = config::load(Path::new("former.toml"), &mut |_| Ok(toml.to_vec())).ok()?;
+        let boot = Boot::new(config.clone(), Files::default());
+        Some(Self { config, problems, boot }).filter(|prepared| prepared.boot.is_ok())
+    }
+}
+
+/// Reads the configuration. If it is broken and a former process has left clients together with its own, that one is taken
+/// instead, and what is wrong is returned with it: clients must not pay for a slip of the pen.
+fn prepare(path: &Path, former: Option<&[u8]>) -> anyhow::Result<(Prepared, Option<String>)> {
+    let prepared = Prepared::read(path);
+    let wrong = match &prepared {
+        Err(error) => Some(error.to_string()),
+        Ok(prepared) => prepared.boot.as_ref().err().map(ToString::to_string),
+    };
+    if let Some(wrong) = wrong
+        && let Some(instead) = former.and_then(Prepared::former)
+    {
+        return Ok((instead, Some(wrong)));
+    }
+    Ok((prepared.context("cannot load config file")?, None))
 }
 
 /// From a plan to the point where clients can be accepted. The order is what this file is for.
 fn bring_up(run: &Run, log: &Log, plan: Plan) -> anyhow::Result<Ready> {
-    let Plan { config, problems, files, identity, pidfile, mut legacy } = plan;
+    let Plan { config, problems, boot, instead_of, identity, pidfile, mut legacy } = plan;
 
-    // Open: sockets, keys, directories.
-    let opened = open(config.clone(), files, identity.as_ref(), legacy.take_listeners());
+    // Open: sockets, directories.
+    let opened = open(&config, identity.as_ref(), legacy.take_listeners());
 
     // Drop: from here on this process is nobody in particular, for good.
     drop_privileges(identity.as_ref())?;
-    let Opened { limit, listeners, boot, mut made } = opened?;
+    let Opened { limit, listeners, mut made } = opened?;
     made.extend(places::make(&places::needed(&config.settings), None));
     log.set_format(config.settings.log_format)?;
     set_log(log, &config, run.verbose)?;
@@ -160,6 +203,13 @@ fn bring_up(run: &Run, log: &Log, plan: Plan) -> anyhow::Result<Ready> {
     for problem in problems.iter().map(ToString::to_string).chain(legacy.take_warnings()) {
         tracing::warn!("{problem}");
     }
+    if let Some(wrong) = &instead_of {
+        tracing::error!(
+            "the former configuration stays in force until {} is mended and reloaded:",
+            run.config.display()
+        );
+        wrong.lines().for_each(|line| tracing::error!("{line}"));
+    }
     listeners.open_unix(&config).map_err(explained)?;
     log_limit(limit, &config);
 
@@ -174,6 +224,7 @@ fn bring_up(run: &Run, log: &Log, plan: Plan) -> anyhow::Result<Ready> {
     let daemon = runtime.block_on(async {
         let daemon = Daemon::new(boot, run.config.clone(), log.clone(), run.verbose, service);
         *lock(&daemon.pidfile) = pidfile;
+        lock(&daemon.troubles).reload = instead_of;
         tokio::spawn(signals::listen(Arc::clone(&daemon))?);
         signals::let_go()?;
         // Take over: the last step, so that until here the former process, or its legacy, is as it was.
@@ -187,18 +238,18 @@ fn bring_up(run: &Run, log: &Log, plan: Plan) -> anyhow::Result<Ready> {
     Ok(Ready { runtime, workers, daemon, listeners })
 }
 
-fn open(config: Config, files: Files, identity: Option<&Identity>, inherited: Vec<Listener>) -> anyhow::Result<Opened> {
-    let (_, expected) = descriptors(&config);
+fn open(config: &Config, identity: Option<&Identity>, inherited: Vec<Listener>) -> anyhow::Result<Opened> {
+    let (_, expected) = descriptors(config);
     let limit = DescriptorLimit::raise(expected)?;
     limit.prepare_table(expected);
-    let listeners = Listeners::open(&config, inherited);
+    let listeners = Listeners::open(config, inherited);
     if identity.is_some() {
         // Root may load the kernel's module for it, which a later hand-over needs; whether there is one is told then.
         let _ = kernel_tls_available();
     }
     let places = places::needed(&config.settings);
     let made = identity.map(|user| places::make(&places, Some(user.ids()))).unwrap_or_default();
-    Ok(Opened { limit, listeners, boot: Boot::new(config, files), made })
+    Ok(Opened { limit, listeners, made })
 }
 
 /// A socket that cannot be opened, with what to do about it.

@@ -283,3 +283,55 @@ def test_a_successor_that_fails_changes_nothing(site, fault):
             assert client.execute("select 1").fetchone() == (1,)
     finally:
         by_hand.stop()
+
+
+@pytest.mark.parametrize("damage", ["nonsense = 1\npool_mode = nonesuch\n", "auth_file = /etc/pgtandem/nowhere.txt\n",
+                                    "client_tls_sslmode = require\nclient_tls_cert_file = /nowhere.crt\n"
+                                    "client_tls_key_file = /nowhere.key\n"],
+                         ids=["unknown setting", "no auth_file", "no certificate"])
+def test_a_broken_file_costs_no_client_at_a_restart(site, damage):
+    """The next process goes on with the former configuration, and says so to whoever looks."""
+    service = ByService(site)
+    service.start()
+    machine, good = site.machine, site.machine.path(INI).read_text()
+    with everybody(site) as (sessions, drivers):
+        pid = service.pid()
+        site.configure(good + damage)
+        service.restart()
+        assert service.pid() != pid
+        for one in (*sessions, *drivers):
+            one.check()
+        assert site.serves(), "new clients come in too"
+        assert "the former configuration stays in force until" in machine.messages(UNIT)
+        poll_until(lambda: "reload failed" in machine.status(UNIT), "the status line tells it", 10)
+        site.configure(good)
+        machine.systemctl("reload", UNIT)
+        poll_until(lambda: "reload failed" not in machine.status(UNIT).split("Status:")[1].splitlines()[0],
+                   "the status line is clean again", 10)
+        service.restart()
+        for one in (*sessions, *drivers):
+            one.check()
+    service.stop()
+
+
+def test_a_crash_at_the_start_costs_no_client(site):
+    """A successor that cannot even start leaves everything in the store, for the next attempt."""
+    service = ByService(site)
+    service.start()
+    machine = site.machine
+    with everybody(site) as (sessions, drivers):
+        good = machine.path(PROGRAM).read_bytes()
+        broken = machine.path(PROGRAM).with_name("broken")
+        broken.write_text("#!/bin/sh\nkill -ABRT $$\n")
+        broken.chmod(0o755)
+        broken.rename(machine.path(PROGRAM))
+        machine.systemctl("restart", UNIT, check=False)
+        poll_until(lambda: site.restarts() >= 3, "it is tried again and again", 30)
+        whole = machine.path(PROGRAM).with_name("whole")
+        whole.write_bytes(good)
+        whole.chmod(0o755)
+        whole.rename(machine.path(PROGRAM))
+        machine.await_state(UNIT, "active")
+        for one in (*sessions, *drivers):
+            one.check()
+    service.stop()

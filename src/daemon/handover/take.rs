@@ -33,53 +33,78 @@ pub struct Legacy {
 
 /// Whose clients and servers there are.
 #[derive(Debug)]
-struct Predecessor {
-    channel: Channel,
+enum Predecessor {
     /// A process is at the other end.
-    alive: bool,
+    Alive(Channel),
+    /// It is gone, and has left this in the service manager's store.
+    Gone(Channel, io::Result<Option<(State, Vec<OwnedFd>)>>),
 }
 
 impl Legacy {
-    /// What the service manager has for this process, and if `ask`, what the process has that runs by this configuration
-    /// (PgBouncer option `-R`; if none runs, this is an ordinary start). A stored state that cannot be used is told of and
-    /// forgotten.
+    /// What the service manager has for this process. A stored state that cannot be used is told of and forgotten.
+    #[must_use]
+    pub fn stored(inherited: Inherited) -> Self {
+        let Inherited { listeners, others, warnings } = inherited;
+        let mut legacy = Self { from: None, listeners, pidfile: None, warnings };
+        if let Some((_, descriptor)) = others.into_iter().find(|(name, _)| name == STORED_NAME)
+            && let Err(error) = legacy.open_stored(descriptor)
+        {
+            legacy.warnings.push(format!("what the former process left cannot be used: {error}"));
+        }
+        legacy
+    }
+
+    /// Asks for what the process has that runs by this configuration (PgBouncer option `-R`), unless something is here
+    /// already. If none runs, this is an ordinary start.
     ///
     /// # Errors
     /// The running process does not answer, or declines.
-    pub fn find(inherited: Inherited, config: &Config, ask: bool) -> anyhow::Result<Self> {
-        let Inherited { listeners, others, warnings } = inherited;
-        let mut legacy = Self { from: None, listeners, pidfile: None, warnings };
-        if let Some((_, descriptor)) = others.into_iter().find(|(name, _)| name == STORED_NAME) {
-            if let Err(error) = legacy.open_stored(descriptor) {
-                legacy.warnings.push(format!("what the former process left cannot be used: {error}"));
-            }
-        } else if ask {
-            let Some(place) = path(config) else {
-                anyhow::bail!("-R needs unix_socket_dir, where the running process waits for its successor");
-            };
-            let call = || -> io::Result<Option<Channel>> {
-                let Some(channel) = Channel::call(&place)? else { return Ok(None) };
-                channel.set_patience(WORD_PATIENCE)?;
-                let (versions, program) = ((Versions::OWN.oldest, Versions::OWN.newest), VERSION_LINE.to_owned());
-                channel.say(&Message::Hello { versions, program, pid: std::process::id() }, &[])?;
-                Ok(Some(channel))
-            };
-            match call().with_context(|| format!("cannot ask the running process at {}", place.display()))? {
-                Some(channel) => legacy.hear_offer(channel, true)?,
-                None => tracing::info!("old process not found, try to continue normally"),
-            }
+    pub fn ask(&mut self, config: &Config) -> anyhow::Result<()> {
+        if self.from.is_some() {
+            return Ok(());
         }
-        Ok(legacy)
+        let Some(place) = path(config) else {
+            anyhow::bail!("-R needs unix_socket_dir, where the running process waits for its successor");
+        };
+        let call = || -> io::Result<Option<Channel>> {
+            let Some(channel) = Channel::call(&place)? else { return Ok(None) };
+            channel.set_patience(WORD_PATIENCE)?;
+            let (versions, program) = ((Versions::OWN.oldest, Versions::OWN.newest), VERSION_LINE.to_owned());
+            channel.say(&Message::Hello { versions, program, pid: std::process::id() }, &[])?;
+            Ok(Some(channel))
+        };
+        match call().with_context(|| format!("cannot ask the running process at {}", place.display()))? {
+            Some(channel) => {
+                self.hear_offer(&channel)?;
+                self.from = Some(Predecessor::Alive(channel));
+            }
+            None => tracing::info!("old process not found, try to continue normally"),
+        }
+        Ok(())
     }
 
     fn open_stored(&mut self, descriptor: OwnedFd) -> io::Result<()> {
         let mut channel = Channel::from_store(descriptor)?;
         // Until this process is up everything stays where the next attempt finds it too.
         channel.peek()?;
-        self.hear_offer(channel, false)
+        self.hear_offer(&channel)?;
+        let state = channel.hear_state();
+        self.from = Some(Predecessor::Gone(channel, state));
+        Ok(())
     }
 
-    fn hear_offer(&mut self, channel: Channel, alive: bool) -> io::Result<()> {
+    /// The configuration that the former process had in force, as TOML, if it has left one.
+    #[must_use]
+    pub fn configuration(&self) -> Option<&[u8]> {
+        match &self.from {
+            Some(Predecessor::Gone(_, Ok(Some((state, _))))) => {
+                Some(state.configuration.0.as_slice()).filter(|text| !text.is_empty())
+            }
+            _ => None,
+        }
+    }
+
+    fn hear_offer(&mut self, channel: &Channel) -> io::Result<()> {
         match channel.hear()? {
             (Message::Offer { pidfile, .. }, mut descriptors) => {
                 self.pidfile = if pidfile { descriptors.pop() } else { None };
@@ -93,7 +118,6 @@ impl Legacy {
                         }
                     }
                 }
-                self.from = Some(Predecessor { channel, alive });
                 Ok(())
             }
             (Message::Decline { reason }, _) => {
@@ -130,17 +154,22 @@ impl Legacy {
     /// The predecessor has not let go: it serves on, and this process must not.
     pub fn take_over(self, daemon: &Arc<Daemon>) -> anyhow::Result<()> {
         match self.from {
-            Some(mut predecessor) if !predecessor.alive => {
-                predecessor.inherit(daemon);
+            Some(Predecessor::Gone(channel, state)) => {
+                inherit(daemon, channel, state);
                 Ok(())
             }
-            Some(predecessor) => predecessor.take_over(daemon),
+            Some(Predecessor::Alive(channel)) => Successor { channel }.take_over(daemon),
             None => Ok(()),
         }
     }
 }
 
-impl Predecessor {
+/// This process, talking to the one that hands over.
+struct Successor {
+    channel: Channel,
+}
+
+impl Successor {
     fn take_over(self, daemon: &Arc<Daemon>) -> anyhow::Result<()> {
         self.channel.say(&Message::Ready, &[])?;
         if !self.receive(daemon)? {
@@ -186,23 +215,23 @@ impl Predecessor {
             }
         }
     }
+}
 
-    /// What a predecessor that is gone has left.
-    fn inherit(&mut self, daemon: &Arc<Daemon>) {
-        let adopted = match self.channel.hear_state() {
-            Ok(Some((state, sockets))) => understand(daemon, state, sockets),
-            Ok(None) => Err(io::Error::other("there is no state")),
-            Err(error) => Err(error),
-        };
-        // From here on nobody else may find it: the sessions are about to move on.
-        self.channel.drain();
-        if let Err(error) = daemon.service.remove(STORED_NAME) {
-            tracing::warn!("the service manager keeps what is no longer needed: {error}");
-        }
-        match adopted {
-            Ok(adopted) => start(daemon, adopted),
-            Err(error) => tracing::error!("clients of the former process cannot be taken over and end: {error}"),
-        }
+/// What a predecessor that is gone has left.
+fn inherit(daemon: &Arc<Daemon>, mut channel: Channel, state: io::Result<Option<(State, Vec<OwnedFd>)>>) {
+    let adopted = match state {
+        Ok(Some((state, sockets))) => understand(daemon, state, sockets),
+        Ok(None) => Err(io::Error::other("there is no state")),
+        Err(error) => Err(error),
+    };
+    // From here on nobody else may find it: the sessions are about to move on.
+    channel.drain();
+    if let Err(error) = daemon.service.remove(STORED_NAME) {
+        tracing::warn!("the service manager keeps what is no longer needed: {error}");
+    }
+    match adopted {
+        Ok(adopted) => start(daemon, adopted),
+        Err(error) => tracing::error!("clients of the former process cannot be taken over and end: {error}"),
     }
 }
 
