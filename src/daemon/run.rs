@@ -51,6 +51,8 @@ pub struct Daemon {
     pub pidfile: Mutex<Option<PidFile>>,
     /// A successor takes over, or is about to.
     pub leaving: AtomicBool,
+    /// Clients of a former process, which were busy when this one took over, are still to come.
+    pub arriving: AtomicBool,
     running: Mutex<Running>,
     changing: Mutex<()>,
     tracked: Arc<Tracked>,
@@ -87,6 +89,7 @@ impl Daemon {
             intake: Intake::default(),
             pidfile: Mutex::default(),
             leaving: AtomicBool::new(false),
+            arriving: AtomicBool::new(false),
             changing: Mutex::default(),
             running: Mutex::new(Running { config, directory: Arc::clone(&directory), file }),
             tracked,

@@ -1,5 +1,5 @@
-//! Standing still for a hand-over: while the registry is frozen no server is given to anybody, none is opened and none
-//! closed, so that what is idle can be passed on to a successor; and how the successor enters in its books what it got.
+//! Standing still for a hand-over: while the registry is frozen no server is given to anybody, none is closed and none
+//! opened but for logins under way, so that what is idle can be passed on to a successor; and how the successor enters in its books what it got.
 
 use super::Action;
 use super::registry::Registry;
@@ -27,7 +27,7 @@ pub struct Standing {
 }
 
 impl Registry {
-    /// From now on nothing is granted, opened or closed; servers that come back stay.
+    /// From now on nothing is granted or closed, and opened only for logins that are under way; servers that come back stay.
     pub fn freeze(&mut self) {
         self.frozen = true;
     }

@@ -100,7 +100,9 @@ impl Registry {
     /// Opens a server for this pool if it needs one and may have one. One attempt at a time: a server that takes long to
     /// answer, or refuses us, is not to be stormed.
     pub(super) fn supply(&mut self, now: Time, p: u32, out: &mut Vec<Action>) {
-        if self.frozen {
+        // Who is in the middle of a login cannot be passed on: it must be able to finish, for which its pool may have to tell
+        // of itself. Nobody is lent that server here.
+        if self.frozen && self.pools[p].welcome_waiters == 0 {
             return;
         }
         let pool = &self.pools[p];

@@ -307,6 +307,20 @@ fn while_frozen_nothing_is_given_opened_or_closed() {
 }
 
 #[test]
+fn while_frozen_a_login_can_finish() {
+    check(
+        "0 pool a.x size=2
+         0 freeze
+         0 welcome a.x c1 -> queued; open s1 p1
+         0 checkout a.x c2 -> queued
+         1 ready s1 -> c1 welcome
+         1 checkout a.x c1 -> queued
+         1 leave c1 -> true
+         2 thaw -> c2 granted s1",
+    );
+}
+
+#[test]
 fn the_server_used_last_is_taken_first() {
     check(
         "0 pool a.x

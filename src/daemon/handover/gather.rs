@@ -219,13 +219,13 @@ fn describe(daemon: &Daemon, state: &mut State) {
     let numbers = lock(&daemon.numbers);
     daemon.shared.pools.with(|registry, _, _| {
         state.paused = registry.mode() == Mode::Paused;
-        for name in config.databases.keys() {
-            let Some(id) = numbers.database_named(name) else { continue };
+        // Also those that only the line for all others (`*`) knows.
+        for (name, id) in numbers.databases() {
             if registry.is_paused(id) {
-                state.paused_databases.push(name.clone());
+                state.paused_databases.push(name.to_owned());
             }
             if registry.is_disabled(id) {
-                state.disabled_databases.push(name.clone());
+                state.disabled_databases.push(name.to_owned());
             }
         }
     });

@@ -214,6 +214,10 @@ fn objection(daemon: &Daemon, reader: Versions) -> Option<String> {
     if daemon.shutdown.phase() != Phase::Serving {
         return Some("it is shutting down".to_owned());
     }
+    if daemon.arriving.load(Ordering::Relaxed) {
+        // Those who follow would find nobody here any more.
+        return Some("it is still waiting for busy clients of the process before it: try again in a moment".to_owned());
+    }
     let own = Versions::OWN;
     (!own.readable_by(reader)).then(|| {
         format!("it writes state version {}, the new process reads {} to {}", own.newest, reader.oldest, reader.newest)

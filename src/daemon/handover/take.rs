@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use tokio::runtime::Handle;
@@ -172,33 +173,41 @@ struct Successor {
 impl Successor {
     fn take_over(self, daemon: &Arc<Daemon>) -> anyhow::Result<()> {
         self.channel.say(&Message::Ready, &[])?;
-        if !self.receive(daemon)? {
+        // It may first have to wait for clients whose TLS cannot be passed on.
+        self.channel.set_patience(daemon.config().settings.handover_timeout + WORD_PATIENCE)?;
+        if !self.receive(daemon, Part::First)? {
             anyhow::bail!("the running process ended the hand-over");
         }
-        if let Some(pidfile) = lock(&daemon.pidfile).as_mut() {
-            pidfile.claim()?;
+        // From here on the clients are this process's, and nothing may keep it from serving them.
+        if let Some(Err(error)) = lock(&daemon.pidfile).as_mut().map(PidFile::claim) {
+            tracing::error!("the pidfile names the former process: {error}");
         }
         // Those who were busy follow, while others are served here.
-        let (daemon, runtime) = (Arc::clone(daemon), Handle::current());
-        std::thread::Builder::new().name("hand-over".into()).spawn(move || {
+        daemon.arriving.store(true, Ordering::Relaxed);
+        let (arrived, daemon, runtime) = (daemon, Arc::clone(daemon), Handle::current());
+        let followers = std::thread::Builder::new().name("hand-over".into()).spawn(move || {
             let _inside = runtime.enter();
-            let patience = daemon.config().settings.handover_timeout + WORD_PATIENCE;
-            let outcome = self.channel.set_patience(patience).and_then(|()| {
-                while self.receive(&daemon)? {}
+            let outcome = || -> io::Result<()> {
+                while self.receive(&daemon, Part::Following)? {}
                 Ok(())
-            });
-            match outcome {
+            };
+            match outcome() {
                 Ok(()) => tracing::info!("the former process has handed over everything"),
                 Err(error) => tracing::warn!("the former process ended the hand-over: {error}"),
             }
-        })?;
+            daemon.arriving.store(false, Ordering::Relaxed);
+        });
+        if let Err(error) = followers {
+            tracing::error!("clients that are still busy at the former process end there: {error}");
+            arrived.arriving.store(false, Ordering::Relaxed);
+        }
         Ok(())
     }
 
     /// One state from a living predecessor. False: it has no more.
-    fn receive(&self, daemon: &Arc<Daemon>) -> io::Result<bool> {
+    fn receive(&self, daemon: &Arc<Daemon>, part: Part) -> io::Result<bool> {
         let Some((state, sockets)) = self.channel.hear_state()? else { return Ok(false) };
-        let adopted = understand(daemon, state, sockets)?;
+        let adopted = understand(daemon, state, sockets, part)?;
         let agreed = self.channel.say(&Message::Adopted, &[]).and_then(|()| match self.channel.hear()?.0 {
             Message::Go => Ok(()),
             other => Err(io::Error::other(format!("unexpected {other:?}"))),
@@ -220,7 +229,7 @@ impl Successor {
 /// What a predecessor that is gone has left.
 fn inherit(daemon: &Arc<Daemon>, mut channel: Channel, state: io::Result<Option<(State, Vec<OwnedFd>)>>) {
     let adopted = match state {
-        Ok(Some((state, sockets))) => understand(daemon, state, sockets),
+        Ok(Some((state, sockets))) => understand(daemon, state, sockets, Part::First),
         Ok(None) => Err(io::Error::other("there is no state")),
         Err(error) => Err(error),
     };
@@ -235,17 +244,30 @@ fn inherit(daemon: &Arc<Daemon>, mut channel: Channel, state: io::Result<Option<
     }
 }
 
-fn understand(daemon: &Arc<Daemon>, state: State, sockets: Vec<OwnedFd>) -> io::Result<Adopted> {
+/// Which part of a hand-over a state is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// That with which this process begins to serve.
+    First,
+    /// Those who were busy.
+    Following,
+}
+
+fn understand(daemon: &Arc<Daemon>, state: State, sockets: Vec<OwnedFd>, part: Part) -> io::Result<Adopted> {
     let (paused, databases, disabled) =
         (state.paused, state.paused_databases.clone(), state.disabled_databases.clone());
     let adopted = adopt(&daemon.shared, state, sockets)?;
-    let numbers = lock(&daemon.numbers);
+    if part == Part::Following {
+        // What this process's own console has said since then holds.
+        return Ok(adopted);
+    }
+    let mut numbers = lock(&daemon.numbers);
     daemon.shared.pools.with(|registry, now, out| {
-        for id in disabled.iter().filter_map(|name| numbers.database_named(name)) {
-            registry.set_disabled(id, true);
+        for name in &disabled {
+            registry.set_disabled(numbers.database(name), true);
         }
-        for id in databases.iter().filter_map(|name| numbers.database_named(name)) {
-            registry.pause(now, id, out);
+        for name in &databases {
+            registry.pause(now, numbers.database(name), out);
         }
         if paused {
             registry.pause_all(now, out);

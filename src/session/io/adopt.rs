@@ -33,6 +33,8 @@ pub struct Adopted {
     idle: Vec<(Box<Server>, Standing)>,
     /// Clients that could not be taken over, and what they are told.
     refused: Vec<(Stream, Fault, String)>,
+    /// Servers that are of no more use.
+    unwanted: Vec<Stream>,
 }
 
 struct Adopter<'a> {
@@ -81,7 +83,7 @@ pub fn adopt(shared: &Arc<Shared>, state: State, sockets: Vec<OwnedFd>) -> io::R
             Some(client) => {
                 held.insert(client, server);
             }
-            None => adopted.idle.extend(adopter.idle_server(server)?),
+            None => adopter.idle_server(server, &mut adopted)?,
         }
     }
     for client in &state.clients {
@@ -139,19 +141,15 @@ impl Adopter<'_> {
         }
     }
 
-    fn idle_server(&mut self, entry: &state::Server) -> io::Result<Option<(Box<Server>, Standing)>> {
+    fn idle_server(&mut self, entry: &state::Server, adopted: &mut Adopted) -> io::Result<()> {
         let stream = self.take_stream(entry.descriptor, TlsRole::Client, entry.tls.as_ref())?;
-        let Some(Ok(home)) = self.pools.get(entry.pool as usize) else {
-            goodbye(stream);
-            return Ok(None);
-        };
-        if !home.same || entry.close_needed {
-            goodbye(stream);
-            return Ok(None);
+        match self.pools.get(entry.pool as usize) {
+            Some(Ok(home)) if home.same && !entry.close_needed => {
+                adopted.idle.push((self.server(entry, home, stream), standing(entry, home)));
+            }
+            _ => adopted.unwanted.push(stream),
         }
-        let server = self.server(entry, home, stream);
-        let standing = standing(entry, home);
-        Ok(Some((server, standing)))
+        Ok(())
     }
 
     fn server(&self, entry: &state::Server, home: &Home, stream: Stream) -> Box<Server> {
@@ -196,9 +194,7 @@ impl Adopter<'_> {
             other => {
                 let fault = other.and_then(|r| r.as_ref().err().cloned());
                 let fault = fault.unwrap_or_else(|| Fault::fatal(Culprit::Us, "database removed"));
-                if let Some(stream) = server_stream {
-                    goodbye(stream);
-                }
+                adopted.unwanted.extend(server_stream);
                 adopted.refused.push((stream, fault, format!("C-{:#x}: {}/{}", entry.id, entry.database, entry.user)));
                 return Ok(());
             }
@@ -284,6 +280,7 @@ impl Adopted {
         for session in self.sessions {
             tokio::spawn(session.serve_on());
         }
+        self.unwanted.into_iter().for_each(goodbye);
         for (mut stream, fault, name) in self.refused {
             tracing::info!("{name} closing because: {}", fault.text);
             tokio::spawn(async move { super::login::tell(&mut stream, fault).await });
