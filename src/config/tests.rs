@@ -33,6 +33,7 @@ fn show_config_has_the_rows_of_pgbouncer_first() {
         "drain_grace|5|5|yes",
         "drain_spread|15|15|yes",
         "drain_timeout|45|45|yes",
+        "handover_timeout|30|30|yes",
         "log_format|pgbouncer|pgbouncer|no",
         "worker_threads|0|0|no",
     ];

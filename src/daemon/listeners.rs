@@ -250,9 +250,9 @@ impl Listeners {
         let unnamed = |listener: &&Listener| {
             Some(&listener.name) != unix.as_ref() && !wanted.iter().any(|address| listener.serves(*address))
         };
-        let (dropped, inherited): (Vec<_>, Vec<_>) =
-            inherited.into_iter().partition(|listener| listener.left_behind && unnamed(&listener));
-        Self { all: dropped, ..Self::default() }.close();
+        // Closed, but no file is removed: this may still be root, and the path is what another process says.
+        let inherited: Vec<_> =
+            inherited.into_iter().filter(|listener| !(listener.left_behind && unnamed(&listener))).collect();
         listeners.unused = inherited.iter().filter(unnamed).map(|listener| listener.name.clone()).collect();
         listeners.all.splice(0..0, inherited);
         Ok(listeners)

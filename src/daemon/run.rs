@@ -26,7 +26,7 @@ use crate::net::stream::Stream;
 use crate::pool::{ClientLimits, Ids};
 use crate::session::io::client::{Session, Start};
 use crate::session::io::login::{self, Destination};
-use crate::session::io::shared::{Shared, lock};
+use crate::session::io::shared::{Arriving, Shared, lock};
 use crate::session::params::Tracked;
 
 /// The running process.
@@ -49,8 +49,10 @@ pub struct Daemon {
     pub intake: Intake,
     /// The pidfile, while this process serves.
     pub pidfile: Mutex<Option<PidFile>>,
-    /// A successor takes over, or is about to.
+    /// It has been asked whether a SIGTERM means a restart.
     pub leaving: AtomicBool,
+    /// A successor has everything.
+    pub left: AtomicBool,
     /// Clients of a former process, which were busy when this one took over, are still to come.
     pub arriving: AtomicBool,
     running: Mutex<Running>,
@@ -89,6 +91,7 @@ impl Daemon {
             intake: Intake::default(),
             pidfile: Mutex::default(),
             leaving: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             arriving: AtomicBool::new(false),
             changing: Mutex::default(),
             running: Mutex::new(Running { config, directory: Arc::clone(&directory), file }),
@@ -239,7 +242,7 @@ impl Daemon {
         self.shutdown.carry_out(&self.shared, || shutdown::terms(&self.config().settings)).await;
         self.service.stopping(&self.status_line());
         lock(&self.listeners).close();
-        if let Some(path) = handover::path(&self.config()).filter(|_| !self.leaving.load(Ordering::Relaxed)) {
+        if let Some(path) = handover::path(&self.config()).filter(|_| !self.left.load(Ordering::Relaxed)) {
             // As with the sockets of clients; a successor's is left alone.
             let _ = std::fs::remove_file(path);
         }
@@ -281,8 +284,9 @@ impl Daemon {
         loop {
             self.intake.opened().await;
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                biased;
                 () = self.intake.closed() => continue,
+                accepted = listener.accept() => accepted,
                 () = self.shutdown.reached(Phase::WaitForClients) => {
                     drop(listener);
                     return lock(&self.listeners).close_tcp();
@@ -305,8 +309,9 @@ impl Daemon {
         loop {
             self.intake.opened().await;
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                biased;
                 () = self.intake.closed() => continue,
+                accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((socket, _)) => self.spawn_client(socket.into()),
@@ -316,15 +321,21 @@ impl Daemon {
     }
 
     fn spawn_client(self: &Arc<Self>, stream: Stream) {
-        tokio::spawn(Arc::clone(self).attend(stream));
+        let arriving = Some(Arriving::begin(&self.shared));
+        tokio::spawn(Arc::clone(self).attend(stream, arriving));
     }
 
-    /// Has one client, from its first byte to its last.
-    pub(super) fn attend(self: Arc<Self>, stream: Stream) -> impl Future<Output = ()> + Send {
+    /// Has one client, from its first byte to its last. `arriving`: its being counted until its login is over.
+    pub(super) fn attend(
+        self: Arc<Self>,
+        stream: Stream,
+        arriving: Option<Arriving>,
+    ) -> impl Future<Output = ()> + Send {
         let daemon = self;
         async move {
             // Boxed: the login is large and short, the session small and long.
             let Some(client) = Box::pin(login::login(&daemon.shared, stream)).await else { return };
+            drop(arriving);
             match client.to {
                 Destination::Console { back_door, key } => {
                     let console = console::Client {

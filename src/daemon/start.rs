@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -129,7 +130,7 @@ fn read(run: &Run, inherited: Inherited) -> anyhow::Result<Plan> {
     let identity = Identity::resolve(user)?;
     let pidfile = Some(PathBuf::from(&config.settings.pidfile)).filter(|path| !path.as_os_str().is_empty());
     if run.reboot {
-        legacy.ask(&config)?;
+        legacy.ask(&config, identity.as_ref().map(|user| user.ids().0.as_raw()))?;
     }
     if let Some(pidfile) = pidfile.as_deref().filter(|_| legacy.pidfile.is_none()) {
         PidFile::check(pidfile, ENDING_PATIENCE)?;
@@ -287,6 +288,11 @@ fn serve(ready: Ready) -> anyhow::Result<()> {
             () = ending => Ok(()),
         }
     });
+    if daemon.left.load(Ordering::Relaxed) {
+        // Others wait for our end, at rest.
+        runtime.shutdown_background();
+        return Ok(result?);
+    }
     // Clients that are still there see the end of their connections. The port is free before the pidfile says so.
     runtime.shutdown_timeout(TASKS_PATIENCE);
     lock(&daemon.pidfile).take();

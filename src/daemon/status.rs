@@ -90,7 +90,7 @@ impl Daemon {
         let admit = move |stream: tokio::net::UnixStream| {
             // A client like any other, but for the log, which it would fill, and the limits, where it would take a place.
             let own = OwnClient::begin(&daemon.shared);
-            let client = Arc::clone(&daemon).attend(stream.into());
+            let client = Arc::clone(&daemon).attend(stream.into(), None);
             inside.spawn(quietly(async move {
                 client.await;
                 drop(own);

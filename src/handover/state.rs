@@ -231,4 +231,6 @@ pub struct Client {
     pub ready_at: u64,
     /// The server that it holds has had something to do for it.
     pub served: bool,
+    /// The pool mode that holds as long as it has a server: `s`ession, `t`ransaction, `q`: statement.
+    pub mode: u8,
 }

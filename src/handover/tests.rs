@@ -18,7 +18,7 @@ prop_compose! {
         Client {
             descriptor: at, pool: 0, id, database: "d".into(), user, connected_at: times[0], request_at: times[1],
             application_name: "a".into(), tls: None, key, values: 0, names: vec![(name, 7)], input,
-            waiting_since: since, transaction_began: times[2], ready_at: times[3], served,
+            waiting_since: since, transaction_began: times[2], ready_at: times[3], served, mode: b't',
         }
     }
 }

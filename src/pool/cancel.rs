@@ -17,7 +17,7 @@ impl Registry {
     pub fn cancel(&mut self, now: Time, request: ClientId, target: ServerId, out: &mut Vec<Action>) -> bool {
         let Some(&t) = self.server_slots.get(&target) else { return false };
         let held = self.servers[t].client.is_some() && self.servers[t].place == Place::Active;
-        if !held || self.requests.contains_key(&request) {
+        if !held || self.servers[t].moving || self.requests.contains_key(&request) {
             return false;
         }
         let p = self.servers[t].pool;

@@ -189,7 +189,7 @@ impl Registry {
 
     /// Takes the free server that is next in turn.
     fn take_idle(&mut self, now: Time, p: u32, client: ClientId) -> Option<Checkout> {
-        if self.frozen {
+        if self.frozen || self.is_halted(p) {
             return None;
         }
         let idle = self.pools[p].list(Place::Idle);

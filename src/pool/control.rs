@@ -236,7 +236,7 @@ impl Registry {
         }
     }
 
-    fn of_place(&self, p: u32, place: Place) -> Vec<u32> {
+    pub(super) fn of_place(&self, p: u32, place: Place) -> Vec<u32> {
         self.pools[p].list(place).iter(&self.servers).collect()
     }
 

@@ -36,14 +36,25 @@ impl Registry {
     pub fn thaw(&mut self, now: Time, out: &mut Vec<Action>) {
         self.frozen = false;
         for p in self.all_pools() {
-            while !self.pools[p].waiters.is_empty()
-                && let Some(s) = self.pools[p].list(Place::Idle).first()
-            {
+            let d = self.pools[p].database;
+            let before = self.load(d);
+            for s in self.of_place(p, Place::Active) {
+                self.servers[s].moving = false;
+            }
+            // What came back meanwhile has not been judged: PAUSE, RECONNECT, its lifetime, those who wait.
+            for s in self.of_place(p, Place::Idle) {
                 self.settle(now, s, out);
             }
             self.wake(now, p);
             self.supply(now, p, out);
+            self.announce(d, before, out);
         }
+    }
+
+    /// Is it idle?
+    #[must_use]
+    pub fn is_idle(&self, server: ServerId) -> bool {
+        self.server_slots.get(&server).is_some_and(|&s| self.servers[s].place == Place::Idle)
     }
 
     /// All servers that are idle.
@@ -53,13 +64,23 @@ impl Registry {
         self.pool_slots.values().flat_map(|&p| of_pool(p).collect::<Vec<_>>()).collect()
     }
 
-    /// What is known of a server that a client holds. None if it is not at rest: unknown, being checked, or with a cancel
-    /// request on its way, which must not reach it when somebody else has it.
-    #[must_use]
-    pub fn held_server(&self, server: ServerId) -> Option<Standing> {
+    /// What is known of a server that a client holds and that is about to be passed on with it. None if it is not at rest:
+    /// unknown, being checked, or with a cancel request on its way, which must not reach it when somebody else has it. From
+    /// now on no cancel request is taken for it: its client has nothing to be cancelled.
+    pub fn move_held(&mut self, server: ServerId) -> Option<Standing> {
         let &s = self.server_slots.get(&server)?;
-        let entry = &self.servers[s];
-        (entry.place == Place::Active && entry.cancels == 0).then(|| self.standing_of(s))
+        let entry = &mut self.servers[s];
+        if entry.place != Place::Active || entry.cancels > 0 {
+            return None;
+        }
+        entry.moving = true;
+        Some(self.standing_of(s))
+    }
+
+    /// Is this server known at all?
+    #[must_use]
+    pub fn knows(&self, server: ServerId) -> bool {
+        self.server_slots.contains_key(&server)
     }
 
     fn standing_of(&self, s: u32) -> Standing {

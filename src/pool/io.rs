@@ -1,7 +1,6 @@
 //! The driver of the pools: the one lock around [`Registry`], the idle servers themselves, and a mailbox for every client.
 //! What a server is, how one is opened and what a client does with it is the business of `S` and of [`Host`].
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Wake, Waker};
 
@@ -366,12 +365,11 @@ impl<S: Idle> Pools<S> {
 
     /// Puts back what [`Self::take_idle`] took: they are not passed on after all.
     pub fn put_idle(&self, servers: Vec<Box<S>>) {
-        let idle: HashSet<_> = lock(&self.state).registry.idle_servers().iter().map(|s| s.server).collect();
         for mut server in servers {
             let id = server.id();
             let fit = self.arm(&mut server);
             let mut state = lock(&self.state);
-            if fit.is_ok() && idle.contains(&id) {
+            if fit.is_ok() && state.registry.is_idle(id) {
                 state.parked.insert(id, server);
             } else {
                 state.call(Time::now(), |registry, now, out| registry.server_gone(now, id, out));

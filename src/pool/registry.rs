@@ -217,6 +217,7 @@ impl Registry {
             idle_since: now,
             used: false,
             close_needed: false,
+            moving: false,
             resetting: false,
             cancels: 0,
             cancels_sent: 0,

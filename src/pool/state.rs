@@ -61,6 +61,8 @@ pub(super) struct Server {
     /// Some client has used it since its login.
     pub(super) used: bool,
     pub(super) close_needed: bool,
+    /// About to be passed on to another process, together with its client.
+    pub(super) moving: bool,
     /// Being reset, held by no client.
     pub(super) resetting: bool,
     /// Cancel requests aimed at it.

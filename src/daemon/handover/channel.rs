@@ -93,6 +93,15 @@ impl Channel {
         send(self.socket.as_fd(), &message.encode(), descriptors)
     }
 
+    /// Ends the conversation and hears what was said before that and not heard yet: whatever the other side says from now on
+    /// fails there.
+    #[must_use]
+    pub fn last_word(&self) -> Option<Message> {
+        self.socket.shutdown(std::net::Shutdown::Both).ok()?;
+        self.socket.set_nonblocking(true).ok()?;
+        self.hear().ok().map(|(message, _)| message)
+    }
+
     /// Hears the next message.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, timeout_at};
 
+use crate::clock::Time;
 use crate::config::print::to_toml;
 use crate::daemon::cli::VERSION_LINE;
 use crate::daemon::run::Daemon;
@@ -18,7 +19,7 @@ use crate::pool::io::Idle;
 use crate::pool::{Mode, Standing};
 use crate::session::io::freeze::{Parcel, Verdict, cannot_move};
 use crate::session::io::parcel::Packer;
-use crate::session::io::roster::Ending;
+use crate::session::io::roster::{Doing, Ending};
 use crate::session::io::server::Server;
 use crate::session::io::shared::lock;
 
@@ -30,6 +31,20 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How long those who are told to go may take to hear it.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A client in the way of a hand-over.
+pub(super) struct Busy {
+    id: ClientId,
+    since: Time,
+}
+
+impl Busy {
+    /// Is it still at the same request?
+    pub(super) fn is_still_busy(&self, daemon: &Daemon) -> bool {
+        let client = daemon.shared.roster.client(self.id);
+        client.is_some_and(|client| client.doing() == Doing::Active && client.request_at() == self.since)
+    }
+}
 
 /// A process that stands still, or is about to.
 pub(super) struct Gathering {
@@ -44,12 +59,9 @@ pub(super) struct Gathering {
 impl Gathering {
     /// Lets nobody in, gives no server out, and waits until every session rests, `hold` at most.
     pub(super) async fn begin(daemon: &Arc<Daemon>, hold: Duration) -> Self {
+        let support = dismiss_unmovable(daemon).await;
         daemon.intake.close();
-        let support = kernel_tls(daemon).await;
-        if let Err(reason) = &support {
-            dismiss_tls(daemon, reason).await;
-        }
-        let parcels = daemon.shared.freeze(support.ok().flatten());
+        let parcels = daemon.shared.freeze(support);
         let mut gathering =
             Self { daemon: Arc::clone(daemon), parcels, resting: Vec::new(), idle: Vec::new(), began: Instant::now() };
         gathering.collect(hold).await;
@@ -82,13 +94,20 @@ impl Gathering {
 
     /// Clients that neither rest nor are on the console: sessions that are busy, and logins.
     pub(super) fn busy(&self) -> usize {
-        let sockets = lock(&self.daemon.shared.limits).clients() as usize;
-        sockets.saturating_sub(self.daemon.shared.roster.counts().1 + self.resting.len())
+        self.busy_sessions() + self.daemon.shared.arriving()
+    }
+
+    /// Those sessions that are busy.
+    pub(super) fn who_is_busy(&self) -> Vec<Busy> {
+        let resting: HashSet<ClientId> = self.resting.iter().map(Parcel::client).collect();
+        let clients = self.daemon.shared.roster.clients().into_iter();
+        let busy = clients.filter(|client| client.pool().is_some() && !resting.contains(&client.id));
+        busy.map(|client| Busy { id: client.id, since: client.request_at() }).collect()
     }
 
     /// Sessions that are busy.
     pub(super) fn busy_sessions(&self) -> usize {
-        self.daemon.shared.roster.counts().0.saturating_sub(self.resting.len())
+        self.daemon.shared.roster.pooled().saturating_sub(self.resting.len())
     }
 
     /// Waits for one more session that rests, and takes in those that rest with it. Comes back now and then without one.
@@ -102,11 +121,8 @@ impl Gathering {
 
     /// Tells those who are still busy that it is over for them, and waits until they have heard it.
     pub(super) async fn dismiss_busy(&mut self) {
-        let resting: HashSet<ClientId> = self.resting.iter().map(Parcel::client).collect();
-        for client in self.daemon.shared.roster.clients() {
-            if client.pool().is_some() && !resting.contains(&client.id) {
-                client.end(Ending { fault: cannot_move(), at_once: true });
-            }
+        for client in self.who_is_busy().into_iter().filter_map(|busy| self.daemon.shared.roster.client(busy.id)) {
+            client.end(Ending { fault: cannot_move(), at_once: true });
         }
         self.collect(FAREWELL).await;
     }
@@ -123,9 +139,13 @@ impl Gathering {
                 packer.put_server(&server.part(*standing));
             }
         }
+        // Who was told to go while it rests goes here.
+        let (leaving, staying) = std::mem::take(&mut self.resting).into_iter().partition(Parcel::is_ending);
+        self.resting = staying;
         for parcel in &mut self.resting {
             packer.put(parcel);
         }
+        Vec::into_iter(leaving).for_each(|parcel| parcel.decide(Verdict::GoOn));
         let daemon = &self.daemon;
         packer.note(|state| {
             describe(daemon, state);
@@ -181,6 +201,17 @@ async fn kernel_tls(daemon: &Daemon) -> Result<Option<Support>, String> {
     }
     let probe = tokio::task::spawn_blocking(Support::probe).await;
     probe.unwrap_or_else(|error| Err(error.to_string())).map(Some)
+}
+
+/// Lets clients go whose TLS cannot be passed on; all others are served meanwhile. What the kernel can do for those who stay.
+pub(super) async fn dismiss_unmovable(daemon: &Daemon) -> Option<Support> {
+    match kernel_tls(daemon).await {
+        Ok(support) => support,
+        Err(reason) => {
+            dismiss_tls(daemon, &reason).await;
+            None
+        }
+    }
 }
 
 /// Connections with TLS cannot be passed on: whoever needs one is told to go, as soon as its transaction is over.

@@ -11,8 +11,8 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::channel::{Channel, Desk};
-use super::gather::Gathering;
-use super::{HOLD, STORED_NAME, WORD_PATIENCE, manager};
+use super::gather::{self, Gathering};
+use super::{HOLD, HOLD_MAX, STORED_NAME, WORD_PATIENCE, manager};
 use crate::daemon::cli::VERSION_LINE;
 use crate::daemon::run::Daemon;
 use crate::daemon::service::store_max;
@@ -69,11 +69,12 @@ pub async fn on_terminate(daemon: Arc<Daemon>) {
 /// Why not; then everything goes on as before.
 pub async fn to_store(daemon: &Arc<Daemon>) -> io::Result<()> {
     let began = Instant::now();
-    let patience = daemon.config().settings.handover_timeout;
+    let deadline = began + daemon.config().settings.handover_timeout;
+    let mut hold = HOLD;
     loop {
-        daemon.service.extend_timeout(patience.saturating_sub(began.elapsed()) + MANAGER_MARGIN);
-        let mut gathering = Gathering::begin(daemon, HOLD).await;
-        let overdue = began.elapsed() >= patience;
+        let overdue = Instant::now() >= deadline;
+        daemon.service.extend_timeout(deadline.saturating_duration_since(Instant::now()) + MANAGER_MARGIN);
+        let mut gathering = Gathering::begin(daemon, if overdue { HOLD_MAX } else { hold }).await;
         let sessions = gathering.busy_sessions();
         if sessions > 0 && overdue {
             tracing::warn!("{sessions} clients are busy for longer than handover_timeout and are told to go");
@@ -83,18 +84,38 @@ pub async fn to_store(daemon: &Arc<Daemon>) -> io::Result<()> {
         if overdue || (sessions == 0 && !logins) {
             return store(daemon, gathering);
         }
+        let busy = gathering.who_is_busy();
         gathering.call_off();
+        // Everybody is served until those who were in the way are done; then all get a little longer.
+        let next = async {
+            tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+            while Instant::now() < deadline && busy.iter().any(|one| one.is_still_busy(daemon)) {
+                tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep(BETWEEN_ATTEMPTS) => {}
-            () = daemon.shutdown.reached(Phase::Now) => return Err(io::Error::other("told to end at once")),
+            () = next => {}
+            () = daemon.shutdown.reached(Phase::WaitForClients) => {
+                return Err(io::Error::other("told to end otherwise"));
+            }
+        }
+        hold = (hold * 2).min(HOLD_MAX);
+        if manager::is_restart().await == Some(false) {
+            return Err(io::Error::other("the service manager stops the service instead of restarting it"));
         }
     }
 }
 
 fn store(daemon: &Arc<Daemon>, mut gathering: Gathering) -> io::Result<()> {
     let (state, sockets) = gathering.pack(0);
+    let (ours, mut theirs) = match Channel::pair() {
+        Ok(pair) => pair,
+        Err(error) => {
+            gathering.call_off();
+            return Err(error);
+        }
+    };
     let leave = || -> io::Result<()> {
-        let (ours, theirs) = Channel::pair()?;
         // Nobody reads yet: all must fit in the queue.
         ours.set_patience(Duration::from_millis(500))?;
         offer(daemon, &ours, false)?;
@@ -106,6 +127,7 @@ fn store(daemon: &Arc<Daemon>, mut gathering: Gathering) -> io::Result<()> {
         Ok(()) => {
             let age = gathering.age();
             let (clients, servers) = gathering.let_go();
+            daemon.left.store(true, Ordering::Relaxed);
             lock(&daemon.listeners).hand_on();
             tracing::info!(
                 "left {clients} clients and {servers} servers to the next process, after {} ms at rest",
@@ -114,6 +136,11 @@ fn store(daemon: &Arc<Daemon>, mut gathering: Gathering) -> io::Result<()> {
             Ok(())
         }
         Err(error) => {
+            // The service manager may have it all the same, or have it yet: what it has must be worth nothing before anybody
+            // goes on here. The queue is one, whoever holds its end.
+            drop(ours);
+            theirs.drain();
+            let _ = daemon.service.remove(STORED_NAME);
             gathering.call_off();
             Err(error)
         }
@@ -141,7 +168,15 @@ pub fn attend(daemon: &Arc<Daemon>, path: PathBuf) -> io::Result<()> {
     let mut desk = Desk::open(path)?;
     let (daemon, runtime) = (Arc::clone(daemon), Handle::current());
     std::thread::Builder::new().name("hand-over".into()).spawn(move || {
-        while let Ok(channel) = desk.wait() {
+        loop {
+            let channel = match desk.wait() {
+                Ok(channel) => channel,
+                Err(error) => {
+                    tracing::warn!("a successor could not be heard: {error}");
+                    std::thread::sleep(BETWEEN_ATTEMPTS);
+                    continue;
+                }
+            };
             match converse(&daemon, &channel, &runtime, &mut desk) {
                 Ok(true) => return,
                 Ok(false) => {}
@@ -173,6 +208,7 @@ fn converse(daemon: &Arc<Daemon>, channel: &Channel, runtime: &Handle, desk: &mu
         channel.say(&Message::Decline { reason }, &[])?;
         return Ok(false);
     }
+    runtime.block_on(gather::dismiss_unmovable(daemon));
     offer(daemon, channel, true)?;
     match channel.hear()?.0 {
         Message::Ready => {}
@@ -192,7 +228,7 @@ fn converse(daemon: &Arc<Daemon>, channel: &Channel, runtime: &Handle, desk: &mu
         }
     }
     // From here on there is no way back: the listeners are the successor's.
-    daemon.leaving.store(true, Ordering::Relaxed);
+    daemon.left.store(true, Ordering::Relaxed);
     lock(&daemon.listeners).hand_on();
     if let Some(pidfile) = lock(&daemon.pidfile).as_mut() {
         pidfile.pass_on();

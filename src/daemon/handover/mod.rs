@@ -23,6 +23,9 @@ pub const STORED_NAME: &str = "pgtandem-handover";
 /// it is short.
 const HOLD: Duration = Duration::from_millis(25);
 
+/// How long it may take at most, after attempts with less: those whose statements are shorter need not be told to go.
+const HOLD_MAX: Duration = Duration::from_secs(1);
+
 /// How long one side waits for the other one's next word.
 const WORD_PATIENCE: Duration = Duration::from_secs(10);
 

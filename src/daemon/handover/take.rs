@@ -56,11 +56,11 @@ impl Legacy {
     }
 
     /// Asks for what the process has that runs by this configuration (PgBouncer option `-R`), unless something is here
-    /// already. If none runs, this is an ordinary start.
+    /// already. If none runs, this is an ordinary start. `user`: the user id that root will become.
     ///
     /// # Errors
     /// The running process does not answer, or declines.
-    pub fn ask(&mut self, config: &Config) -> anyhow::Result<()> {
+    pub fn ask(&mut self, config: &Config, user: Option<u32>) -> anyhow::Result<()> {
         if self.from.is_some() {
             return Ok(());
         }
@@ -69,7 +69,13 @@ impl Legacy {
         };
         let call = || -> io::Result<Option<Channel>> {
             let Some(channel) = Channel::call(&place)? else { return Ok(None) };
-            channel.set_patience(WORD_PATIENCE)?;
+            // Whoever answers is believed everything: who its clients are, and where new ones come in.
+            let peer = channel.peer_user()?;
+            if ![0, nix::unistd::geteuid().as_raw()].contains(&peer) && Some(peer) != user {
+                return Err(io::Error::other(format!("it belongs to user id {peer}, which is not the one who serves")));
+            }
+            // It may first have to wait for clients whose TLS cannot be passed on.
+            channel.set_patience(config.settings.handover_timeout + WORD_PATIENCE)?;
             let (versions, program) = ((Versions::OWN.oldest, Versions::OWN.newest), VERSION_LINE.to_owned());
             channel.say(&Message::Hello { versions, program, pid: std::process::id() }, &[])?;
             Ok(Some(channel))
@@ -208,10 +214,13 @@ impl Successor {
     fn receive(&self, daemon: &Arc<Daemon>, part: Part) -> io::Result<bool> {
         let Some((state, sockets)) = self.channel.hear_state()? else { return Ok(false) };
         let adopted = understand(daemon, state, sockets, part)?;
-        let agreed = self.channel.say(&Message::Adopted, &[]).and_then(|()| match self.channel.hear()?.0 {
+        let judge = |message| match message {
             Message::Go => Ok(()),
             other => Err(io::Error::other(format!("unexpected {other:?}"))),
-        });
+        };
+        let agreed = self.channel.say(&Message::Adopted, &[]).and_then(|()| judge(self.channel.hear()?.0));
+        // Too late is not never: the last word counts, and after it there is none.
+        let agreed = agreed.or_else(|error| self.channel.last_word().map_or(Err(error), judge));
         match agreed {
             Ok(()) => {
                 start(daemon, adopted);
@@ -229,7 +238,7 @@ impl Successor {
 /// What a predecessor that is gone has left.
 fn inherit(daemon: &Arc<Daemon>, mut channel: Channel, state: io::Result<Option<(State, Vec<OwnedFd>)>>) {
     let adopted = match state {
-        Ok(Some((state, sockets))) => understand(daemon, state, sockets, Part::First),
+        Ok(Some((state, sockets))) => understand(daemon, state, sockets, Part::All),
         Ok(None) => Err(io::Error::other("there is no state")),
         Err(error) => Err(error),
     };
@@ -247,6 +256,8 @@ fn inherit(daemon: &Arc<Daemon>, mut channel: Channel, state: io::Result<Option<
 /// Which part of a hand-over a state is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
+    /// Everything, from a process that is gone.
+    All,
     /// That with which this process begins to serve.
     First,
     /// Those who were busy.
@@ -256,7 +267,7 @@ enum Part {
 fn understand(daemon: &Arc<Daemon>, state: State, sockets: Vec<OwnedFd>, part: Part) -> io::Result<Adopted> {
     let (paused, databases, disabled) =
         (state.paused, state.paused_databases.clone(), state.disabled_databases.clone());
-    let adopted = adopt(&daemon.shared, state, sockets)?;
+    let adopted = adopt(&daemon.shared, state, sockets, part == Part::All)?;
     if part == Part::Following {
         // What this process's own console has said since then holds.
         return Ok(adopted);

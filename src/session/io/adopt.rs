@@ -22,6 +22,7 @@ use crate::net::kernel_tls::{KernelTlsState, TlsRole};
 use crate::net::stream::Stream;
 use crate::pool::Standing;
 use crate::prepared::Statement;
+use crate::session::Mode;
 use crate::session::params::Values;
 use crate::session::server::{ServerCore, Status};
 use crate::wire::startup::CancelKey;
@@ -56,8 +57,16 @@ struct Home {
 /// Takes over what a former process had. To be called inside the runtime, with the registry frozen if it serves already.
 ///
 /// # Errors
-/// A socket that is none, or that the runtime cannot take: then nothing is taken over.
-pub fn adopt(shared: &Arc<Shared>, state: State, sockets: Vec<OwnedFd>) -> io::Result<Adopted> {
+/// A socket that is none, or that the runtime cannot take: then nothing is taken over, unless `at_any_rate`: then only what
+/// depends on it is lost.
+pub fn adopt(shared: &Arc<Shared>, state: State, sockets: Vec<OwnedFd>, at_any_rate: bool) -> io::Result<Adopted> {
+    let judge = |outcome: io::Result<()>, id: u64| match outcome {
+        Err(error) if at_any_rate => {
+            tracing::error!("C-{id:#x}: cannot be taken over: {error}");
+            Ok(())
+        }
+        other => other,
+    };
     if sockets.len() != state.descriptors as usize {
         return Err(io::Error::other(format!("{} sockets came instead of {}", sockets.len(), state.descriptors)));
     }
@@ -83,11 +92,11 @@ pub fn adopt(shared: &Arc<Shared>, state: State, sockets: Vec<OwnedFd>) -> io::R
             Some(client) => {
                 held.insert(client, server);
             }
-            None => adopter.idle_server(server, &mut adopted)?,
+            None => judge(adopter.idle_server(server, &mut adopted), server.id)?,
         }
     }
     for client in &state.clients {
-        adopter.client(client, held.remove(&client.id), &mut adopted)?;
+        judge(adopter.client(client, held.remove(&client.id), &mut adopted), client.id)?;
     }
     Ok(adopted)
 }
@@ -242,6 +251,12 @@ impl Adopter<'_> {
             transaction_began: Time(entry.transaction_began),
             ready_at: Time(entry.ready_at),
             served: entry.served,
+            mode: match entry.mode {
+                b's' => Some(Mode::Session),
+                b't' => Some(Mode::Transaction),
+                b'q' => Some(Mode::Statement),
+                _ => None,
+            },
         };
         adopted.sessions.push(Session::restore(self.shared, start, carried));
         Ok(())

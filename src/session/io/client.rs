@@ -50,7 +50,7 @@ pub struct Session {
     pub(super) params: Arc<Params>,
     pub(super) context: Arc<PoolContext>,
     pub(super) route: Arc<Route>,
-    generation: u64,
+    pub(super) generation: u64,
     /// It is to come to rest.
     pub(super) frozen: bool,
     /// In a former process it has waited for a server since then.
@@ -104,6 +104,8 @@ pub(super) struct Carried {
     pub(super) transaction_began: Time,
     pub(super) ready_at: Time,
     pub(super) served: bool,
+    /// The pool mode that holds as long as it has the server.
+    pub(super) mode: Option<Mode>,
 }
 
 /// Counts of this session that the database's statistics have not seen yet.
@@ -201,6 +203,7 @@ impl Session {
             session.info.set_doing(Doing::Active);
             server.info.set_link(Some(session.info.id), session.info.request_at());
             session.server = Some(server);
+            session.set_mode(carried.mode.unwrap_or(session.mode));
         }
         session
     }
@@ -223,13 +226,17 @@ impl Session {
     fn adopt_settings(&mut self) {
         // The mode holds for as long as the client has a server.
         if self.server.is_none() {
-            self.mode = self.route.mode;
-            self.info.set_keeps_server(self.mode == Mode::Session);
-            self.statements_max = match self.mode {
-                Mode::Session => 0,
-                Mode::Transaction | Mode::Statement => self.params.max_prepared_statements,
-            };
+            self.set_mode(self.route.mode);
         }
+    }
+
+    fn set_mode(&mut self, mode: Mode) {
+        self.mode = mode;
+        self.info.set_keeps_server(mode == Mode::Session);
+        self.statements_max = match mode {
+            Mode::Session => 0,
+            Mode::Transaction | Mode::Statement => self.params.max_prepared_statements,
+        };
     }
 
     pub(super) fn refresh_settings(&mut self) {
@@ -406,7 +413,7 @@ impl Session {
             }
         }
         // Once it has left the queue no letter can come any more; if it was not in the queue one is on its way.
-        let at_rest = self.shared.freeze.is_on() && self.is_at_rest(cx);
+        let at_rest = self.is_frozen() && self.is_at_rest(cx);
         if at_rest && self.shared.pools.with(|registry, _, _| registry.leave(self.info.id)) {
             return Poll::Ready(Ok(Waited::Frozen));
         }

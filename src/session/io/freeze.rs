@@ -52,6 +52,12 @@ pub struct Content {
 }
 
 impl Parcel {
+    /// Has it been told to go while it rests?
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.content.client.is_ending()
+    }
+
     /// Whose it is.
     #[must_use]
     pub fn client(&self) -> ClientId {
@@ -119,6 +125,11 @@ impl Freeze {
 }
 
 impl Session {
+    /// Is it to come to rest? As [`Session::refresh_settings`] finds out, but for one that waits for a server.
+    pub(super) fn is_frozen(&self) -> bool {
+        if self.shared.generation() == self.generation { self.frozen } else { self.shared.freeze.is_on() }
+    }
+
     /// Nothing is half-way in either direction, and no TLS of ours stands in between: all of it can be passed on. If that may
     /// still become true `cx` is armed; if it cannot, the client is told to go when its transaction is over.
     pub(super) fn is_at_rest(&mut self, cx: &mut Context<'_>) -> bool {
@@ -185,6 +196,9 @@ impl Session {
         let (verdict, told) = oneshot::channel();
         let content = Box::new(self.content(waiting_since, standing));
         if !self.shared.freeze.report(Parcel { content, verdict }) {
+            // Nobody collects any more and nobody has said so yet: not in a circle without end.
+            self.frozen = false;
+            tokio::time::sleep(CANCEL_POLL).await;
             return Verdict::GoOn;
         }
         told.await.unwrap_or(Verdict::GoOn)
@@ -195,10 +209,13 @@ impl Session {
     async fn settled_standing(&self, server: &Server) -> Option<Standing> {
         loop {
             let settled = self.shared.pools.settled();
-            if let Some(standing) = self.shared.pools.with(|registry, _, _| registry.held_server(server.info.id)) {
-                return Some(standing);
+            let id = server.info.id;
+            let (standing, known) =
+                self.shared.pools.with(|registry, _, _| (registry.move_held(id), registry.knows(id)));
+            if standing.is_some() {
+                return standing;
             }
-            if !self.shared.freeze.is_on() {
+            if !known || !self.shared.freeze.is_on() || self.info.ending().is_some() {
                 return None;
             }
             // The pools do not say when a cancel request is over, so it is looked at again soon.

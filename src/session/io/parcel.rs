@@ -18,6 +18,7 @@ use crate::net::kernel_tls::HandOverForm;
 use crate::net::stream::Stream;
 use crate::pool::Standing;
 use crate::prepared::Statement;
+use crate::session::Mode;
 use crate::session::params::{Tracked, Values};
 use crate::session::server::Status;
 use crate::wire::startup::CancelKey;
@@ -35,6 +36,7 @@ pub struct ClientPart {
     transaction_began: Time,
     ready_at: Time,
     served: bool,
+    mode: u8,
     tls: Option<state::Tls>,
 }
 
@@ -51,6 +53,11 @@ pub struct ServerPart {
 }
 
 impl ClientPart {
+    /// Must it go?
+    pub(super) fn is_ending(&self) -> bool {
+        self.info.ending().is_some()
+    }
+
     /// Who it is.
     #[must_use]
     pub fn id(&self) -> ClientId {
@@ -72,6 +79,11 @@ impl Session {
             transaction_began: self.transaction_began,
             ready_at: self.ready_at,
             served: self.served,
+            mode: match self.mode {
+                Mode::Session => b's',
+                Mode::Transaction => b't',
+                Mode::Statement => b'q',
+            },
             tls: tls(&self.stream),
         };
         let server = self.server.as_deref().zip(standing).map(|(server, standing)| server.part(standing));
@@ -177,6 +189,7 @@ impl<'a> Packer<'a> {
             transaction_began: client.transaction_began.0,
             ready_at: client.ready_at.0,
             served: client.served,
+            mode: client.mode,
         };
         self.state.clients.push(entry);
     }

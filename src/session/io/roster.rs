@@ -415,12 +415,10 @@ impl Roster {
         all
     }
 
-    /// How many clients are in pools, and how many on the console.
+    /// How many clients are in pools.
     #[must_use]
-    pub fn counts(&self) -> (usize, usize) {
-        let clients = lock(&self.clients);
-        let pooled = clients.values().filter(|client| client.pool().is_some()).count();
-        (pooled, clients.len() - pooled)
+    pub fn pooled(&self) -> usize {
+        lock(&self.clients).values().filter(|client| client.pool().is_some()).count()
     }
 
     /// How many clients there are.

@@ -50,8 +50,27 @@ pub struct Shared {
     params: RwLock<Arc<Params>>,
     directory: RwLock<Arc<dyn Directory>>,
     generation: AtomicU64,
+    arriving: AtomicUsize,
     scram_keys: Mutex<Vec<DerivedKeys>>,
     mock_key: Zeroizing<[u8; 32]>,
+}
+
+/// Counts a client that arrives, from its connection until it is known or turned away.
+pub struct Arriving(Arc<Shared>);
+
+impl Arriving {
+    /// One more.
+    #[must_use]
+    pub fn begin(shared: &Arc<Shared>) -> Self {
+        shared.arriving.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.0.arriving.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Keys of plain passwords, so that PBKDF2 is run once per password and salt and not once per login.
@@ -153,6 +172,7 @@ impl Shared {
             params: RwLock::new(Arc::new(params)),
             directory: RwLock::new(directory),
             generation: AtomicU64::new(0),
+            arriving: AtomicUsize::new(0),
             scram_keys: Mutex::default(),
             mock_key: Zeroizing::new(random_bytes()),
         });
@@ -193,6 +213,12 @@ impl Shared {
             }
         }
         self.rouse();
+    }
+
+    /// How many clients are between their connection and the end of their login.
+    #[must_use]
+    pub fn arriving(&self) -> usize {
+        self.arriving.load(Ordering::Acquire)
     }
 
     /// Lets every session come to rest: those that have report at the other end of what is returned. No server is given out
