@@ -17,7 +17,7 @@ from psycopg.pq import ExecStatus
 RESTARTS = 10
 CLIENTS, IDLE, SECONDS, RATE = 200, 50, int(os.environ.get("PGTANDEM_SYSTEMD_SECONDS", "25")), 1000
 # The goal is printed beside the figure; the limit is for machines that are busy with other things.
-GOAL_MS, LIMIT_MS = 50, float(os.environ.get("PGTANDEM_SYSTEMD_PAUSE_MS", "500"))
+GOAL_MS, LIMIT_MS = 50, float(os.environ.get("PGTANDEM_SYSTEMD_PAUSE_MS", "2000"))
 
 
 class ByService:
