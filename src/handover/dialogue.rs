@@ -18,6 +18,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::format::DEPTH_MAX;
+
 /// The longest message, in bytes.
 pub const MESSAGE_LEN_MAX: usize = 16 * 1024;
 
@@ -81,6 +83,8 @@ impl Message {
     /// Reads a message; `None` if it is none.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        rmp_serde::from_slice(bytes.get(..bytes.len().min(MESSAGE_LEN_MAX))?).ok()
+        let mut fields = rmp_serde::Deserializer::from_read_ref(bytes.get(..bytes.len().min(MESSAGE_LEN_MAX))?);
+        fields.set_max_depth(DEPTH_MAX);
+        Self::deserialize(&mut fields).ok()
     }
 }
