@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
 
 use anyhow::Context;
 use tokio::runtime::Handle;
@@ -18,9 +19,9 @@ use crate::daemon::pidfile::{PidFile, PidFileError};
 use crate::daemon::run::Daemon;
 use crate::handover::dialogue::Message;
 use crate::handover::format::Versions;
-use crate::handover::state::State;
+use crate::handover::state::{Bytes, Key, State};
 use crate::session::io::adopt::{Adopted, adopt};
-use crate::session::io::shared::lock;
+use crate::session::io::shared::{PassCancelOn, lock};
 
 /// What there is to take over: listeners, and perhaps clients and servers.
 #[derive(Debug, Default)]
@@ -35,9 +36,11 @@ pub struct Legacy {
 /// Whose clients and servers there are.
 #[derive(Debug)]
 struct Predecessor {
-    channel: Channel,
+    channel: Arc<Channel>,
     /// A process is at the other end.
     alive: bool,
+    /// It takes cancel requests for those who are still busy there.
+    cancels: bool,
 }
 
 impl Legacy {
@@ -82,7 +85,7 @@ impl Legacy {
 
     fn hear_offer(&mut self, channel: Channel, alive: bool) -> io::Result<()> {
         match channel.hear()? {
-            (Message::Offer { pidfile, .. }, mut descriptors) => {
+            (Message::Offer { pidfile, cancels, .. }, mut descriptors) => {
                 self.pidfile = if pidfile { descriptors.pop() } else { None };
                 for descriptor in descriptors {
                     match Listener::left_behind(descriptor) {
@@ -94,7 +97,7 @@ impl Legacy {
                         }
                     }
                 }
-                self.from = Some(Predecessor { channel, alive });
+                self.from = Some(Predecessor { channel: Arc::new(channel), alive, cancels });
                 Ok(())
             }
             (Message::Decline { reason }, _) => {
@@ -155,6 +158,10 @@ impl Predecessor {
         }
         // Those who were busy follow, while others are served here.
         daemon.arriving.store(true, Ordering::Relaxed);
+        if self.cancels {
+            // Without it those who are busy cannot be cancelled, no more.
+            *lock(&daemon.shared.former) = pass_cancels_on(Arc::clone(&self.channel)).ok();
+        }
         let (arrived, daemon, runtime) = (daemon, Arc::clone(daemon), Handle::current());
         let followers = std::thread::Builder::new().name("hand-over".into()).spawn(move || {
             let _inside = runtime.enter();
@@ -166,6 +173,7 @@ impl Predecessor {
                 Ok(()) => tracing::info!("the former process has handed over everything"),
                 Err(error) => tracing::warn!("the former process ended the hand-over: {error}"),
             }
+            *lock(&daemon.shared.former) = None;
             daemon.arriving.store(false, Ordering::Relaxed);
         });
         if let Err(error) = followers {
@@ -213,6 +221,31 @@ impl Predecessor {
             Err(error) => tracing::error!("clients of the former process cannot be taken over and end: {error}"),
         }
     }
+}
+
+/// How many cancel requests may wait for the former process to hear them: anybody may send one, with any key.
+const CANCELS_MAX: usize = 1024;
+
+/// Says cancel requests to the former process, in a thread of its own that lives as long as the function. A request too many is
+/// dropped, as PostgreSQL drops those that it has no process for.
+///
+/// # Errors
+/// The thread cannot be made.
+fn pass_cancels_on(channel: Arc<Channel>) -> io::Result<PassCancelOn> {
+    let (requests, queue) = sync_channel::<Key>(CANCELS_MAX);
+    std::thread::Builder::new().name("cancels".into()).spawn(move || {
+        for key in queue {
+            if let Err(error) = channel.say(&Message::Cancel { key }, &[]) {
+                return tracing::debug!("cancel requests do not reach the former process: {error}");
+            }
+        }
+    })?;
+    Ok(Box::new(move |key| {
+        let key = Key { pid: key.pid, secret: Bytes::from(&*key.secret) };
+        if requests.try_send(key).is_err() {
+            tracing::debug!("a cancel request for the former process is dropped");
+        }
+    }))
 }
 
 /// Which part of a hand-over a state is.
