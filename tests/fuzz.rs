@@ -154,6 +154,16 @@ fn certificates() {
 }
 
 #[test]
+fn states_of_a_hand_over() {
+    smoke("handover_state");
+}
+
+#[test]
+fn words_of_a_hand_over() {
+    smoke("handover_message");
+}
+
+#[test]
 fn a_panic_is_found() {
     let broken: Target = |data| assert!(data.len() < 3, "too long");
     let found = catch_unwind(|| survives("broken", broken, b"a\0bc")).unwrap_err();

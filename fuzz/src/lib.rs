@@ -15,6 +15,8 @@ use pgtandem::auth::{
     SecretKind, ServerLogin, ServerStep, Step, UserList,
 };
 use pgtandem::config::{self, problem};
+use pgtandem::handover::dialogue::{MESSAGE_LEN_MAX, Message};
+use pgtandem::handover::format;
 use pgtandem::tls;
 use pgtandem::wire::{extended, frame, startup};
 use zeroize::Zeroizing;
@@ -23,7 +25,7 @@ use zeroize::Zeroizing;
 pub type Target = fn(&[u8]);
 
 /// All targets by name; the seeds of each are in `fuzz/seeds/NAME/`.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("frame", frame),
     ("startup", startup),
     ("extended", extended),
@@ -33,6 +35,8 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("userlist", userlist),
     ("console", console),
     ("certificate", certificate),
+    ("handover_state", handover_state),
+    ("handover_message", handover_message),
 ];
 
 /// A stream of messages: each ends where its length says, and is written back as it came.
@@ -249,4 +253,27 @@ fn whole_messages(mut answer: &[u8]) {
 /// A certificate of a stranger, in DER.
 pub fn certificate(data: &[u8]) {
     let _ = (tls::server_end_point_hash(data), tls::peer_common_name(data), tls::certificate_names_user(data, "user"));
+}
+
+/// What another process leaves: whatever is believed is complete in itself, and goes on to the next process unchanged. So that
+/// a mutation reaches the fields, the length in the head is set right first.
+pub fn handover_state(data: &[u8]) {
+    let mut whole = data.to_vec();
+    if let Some(len) = data.len().checked_sub(24) {
+        whole[16..24].copy_from_slice(&(len as u64).to_be_bytes());
+    }
+    for bytes in [data, &whole] {
+        if let Ok(state) = format::decode(bytes) {
+            let again = format::encode(&state).unwrap();
+            assert_eq!(format::decode(&again), Ok(state));
+        }
+    }
+}
+
+/// A word of another process.
+pub fn handover_message(data: &[u8]) {
+    if let Some(message) = Message::decode(data) {
+        let again = message.encode();
+        assert!(again.len() > MESSAGE_LEN_MAX || Message::decode(&again) == Some(message));
+    }
 }

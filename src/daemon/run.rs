@@ -228,16 +228,25 @@ impl Daemon {
         self.shared.pools.nudge();
     }
 
-    /// Serves until the end. `workers`: the threads of the runtime that this runs in, for the watchdog.
+    /// Lets clients in, and successors. To be called inside the runtime, before anybody is told that this process is up: the
+    /// next one may be started at once then.
     ///
     /// # Errors
     /// Sockets that the runtime cannot take over.
-    pub async fn serve(self: Arc<Self>, listeners: Listeners, workers: &Arc<Workers>) -> io::Result<()> {
+    pub fn open(self: &Arc<Self>, listeners: Listeners) -> io::Result<()> {
+        self.accept_on(listeners)?;
+        self.await_successors();
+        Ok(())
+    }
+
+    /// Serves until the end. `workers`: the threads of the runtime that this runs in, for the watchdog.
+    ///
+    /// # Errors
+    /// The watchdog cannot be started.
+    pub async fn serve(self: Arc<Self>, workers: &Arc<Workers>) -> io::Result<()> {
         tokio::spawn(Arc::clone(&self.shared.pools).upkeep());
         tokio::spawn(Arc::clone(&self).keep_history());
-        self.accept_on(listeners)?;
         let _watchdog = self.watch(workers)?;
-        self.await_successors();
         tokio::spawn(Arc::clone(&self).keep_service_informed());
         self.shutdown.carry_out(&self.shared, || shutdown::terms(&self.config().settings)).await;
         self.service.stopping(&self.status_line());

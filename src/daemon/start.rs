@@ -92,7 +92,6 @@ struct Ready {
     runtime: Runtime,
     workers: Arc<Workers>,
     daemon: Arc<Daemon>,
-    listeners: Listeners,
 }
 
 fn prepare_and_serve(run: &Run, log: &Log, inherited: Inherited) -> anyhow::Result<()> {
@@ -230,13 +229,14 @@ fn bring_up(run: &Run, log: &Log, plan: Plan) -> anyhow::Result<Ready> {
         signals::let_go()?;
         // Take over: the last step, so that until here the former process, or its legacy, is as it was.
         legacy.take_over(&daemon)?;
+        daemon.open(listeners)?;
         anyhow::Ok(daemon)
     })?;
 
     // Ready.
     std::thread::Builder::new().name("warm-up".into()).spawn(warm_up)?;
     tracing::info!("process up: {}, pid {}", cli::VERSION_LINE, std::process::id());
-    Ok(Ready { runtime, workers, daemon, listeners })
+    Ok(Ready { runtime, workers, daemon })
 }
 
 fn open(config: &Config, identity: Option<&Identity>, inherited: Vec<Listener>) -> anyhow::Result<Opened> {
@@ -276,7 +276,7 @@ fn drop_privileges(identity: Option<&Identity>) -> Result<(), ProcessError> {
 }
 
 fn serve(ready: Ready) -> anyhow::Result<()> {
-    let Ready { runtime, workers, daemon, listeners } = ready;
+    let Ready { runtime, workers, daemon } = ready;
     let result = runtime.block_on(async {
         let ending = async {
             daemon.shutdown.reached(Phase::WaitForClients).await;
@@ -284,7 +284,7 @@ fn serve(ready: Ready) -> anyhow::Result<()> {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            result = Arc::clone(&daemon).serve(listeners, &workers) => result,
+            result = Arc::clone(&daemon).serve(&workers) => result,
             () = ending => Ok(()),
         }
     });

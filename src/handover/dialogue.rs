@@ -14,9 +14,13 @@
 //!                              <- Done
 //! ```
 //!
-//! Whoever hangs up before Go has changed nothing.
+//! Whoever hangs up before Go has changed nothing. After Go, and as long as the predecessor has busy clients, the successor may
+//! also say Cancel.
 
 use serde::{Deserialize, Serialize};
+
+use super::format::DEPTH_MAX;
+use super::state::Key;
 
 /// The longest message, in bytes.
 pub const MESSAGE_LEN_MAX: usize = 16 * 1024;
@@ -44,6 +48,9 @@ pub enum Message {
         pidfile: bool,
         /// Its process id, for the log.
         pid: u32,
+        /// It takes [`Message::Cancel`]. Of those who do not say so nothing is asked.
+        #[serde(default)]
+        cancels: bool,
     },
     /// The predecessor does not agree and serves on.
     Decline {
@@ -66,6 +73,12 @@ pub enum Message {
     Adopted,
     /// The successor may act on it.
     Go,
+    /// A cancel request has come to the successor, with a key that it does not know: perhaps its client is still busy at the
+    /// predecessor. Said at any time after Go; nothing is answered.
+    Cancel {
+        /// The key.
+        key: Key,
+    },
     /// Nothing more comes.
     Done,
 }
@@ -81,6 +94,8 @@ impl Message {
     /// Reads a message; `None` if it is none.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        rmp_serde::from_slice(bytes.get(..bytes.len().min(MESSAGE_LEN_MAX))?).ok()
+        let mut fields = rmp_serde::Deserializer::from_read_ref(bytes.get(..bytes.len().min(MESSAGE_LEN_MAX))?);
+        fields.set_max_depth(DEPTH_MAX);
+        Self::deserialize(&mut fields).ok()
     }
 }

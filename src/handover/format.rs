@@ -2,6 +2,7 @@
 //! does not know are skipped, those that a writer did not know have defaults; so versions only count what cannot be
 //! overlooked.
 
+use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::state::State;
@@ -14,6 +15,9 @@ pub const OLDEST: u32 = 1;
 
 /// The largest state that is read, in bytes.
 pub const STATE_LEN_MAX: usize = 1 << 30;
+
+/// How deep fields may be nested, those that are not known included: each level takes some of the stack.
+pub(super) const DEPTH_MAX: usize = 64;
 
 const MAGIC: [u8; 8] = *b"pgtandem";
 const HEAD_LEN: usize = 24;
@@ -104,7 +108,9 @@ pub fn decode(bytes: &[u8]) -> Result<State, FormatError> {
     if body.len() as u64 != announced || body.len() > STATE_LEN_MAX {
         return Err(FormatError::Length { there: body.len(), announced });
     }
-    let state: State = rmp_serde::from_slice(body).map_err(|e| FormatError::Damaged(e.to_string()))?;
+    let mut fields = rmp_serde::Deserializer::from_read_ref(body);
+    fields.set_max_depth(DEPTH_MAX);
+    let state = State::deserialize(&mut fields).map_err(|e| FormatError::Damaged(e.to_string()))?;
     check(&state).map_err(|what| FormatError::Damaged(what.to_owned()))?;
     Ok(state)
 }

@@ -24,7 +24,10 @@ pytestmark = pytest.mark.beyond_pgbouncer("PgBouncer's -R loses clients inside t
 def serve(start_pooler):
     """A pooler whose connections can be passed on with any kernel: no TLS to the servers."""
     def start(**settings):
-        return start_pooler(**{"server_tls_sslmode": "disable", **settings})
+        pooler = start_pooler(**{"server_tls_sslmode": "disable", **settings})
+        if pooler.process is not None:
+            pooler.wait_log("process up")
+        return pooler
     return start
 
 
@@ -485,13 +488,21 @@ def test_the_key_of_before_cancels_a_query_of_afterwards(serve, mode):
 
 def test_a_query_that_still_runs_on_the_former_process_is_cancelled(serve):
     pooler = serve()
-    with pooler.wire() as client:
-        client.send(wire.query("select pg_sleep(20)"))
+    with pooler.wire() as client, pooler.wire() as other:
+        for busy in (client, other):
+            busy.send(wire.query("select pg_sleep(20)"))
         former = hand_over(pooler, wait=False)
+        # Keys that nobody has ever had do no harm there.
+        for n in range(50):
+            with pooler.raw() as stranger:
+                stranger.send(wire.cancel(n, b"none"))
         cancel(pooler, client)
         assert client.reply().errors[0].sqlstate == "57014"
+        assert client.value("select 1") == "1" and former.poll() is None
+        cancel(pooler, other)
+        assert other.reply().errors[0].sqlstate == "57014"
         ends_well(former)
-        assert client.value("select 1") == "1"
+        assert other.value("select 1") == "1"
 
 
 def test_cancel_requests_all_the_time(serve):
@@ -757,7 +768,7 @@ def test_no_process_to_take_over_from(serve):
     # Nor is what a killed one left behind in the way.
     pooler.process.kill()
     pooler.process.wait()
-    pooler.start(arguments=["-R"])
+    pooler.start(arguments=["-R"]).wait_log("process up", 2)
     assert pooler.wire().value("select 1") == "1"
     hand_over(pooler)
 
@@ -848,7 +859,7 @@ def test_a_successor_that_cannot_start(serve, broken):
     pidfile = pooler.folder / "pgbouncer.pid"
     rewrite(pooler, pidfile=pidfile)
     pooler.stop()
-    pooler.start()
+    pooler.start().wait_log("process up", 2)
     with pooler.wire() as client, pooler.wire() as inside:
         inside.query("begin")
         before = dict(pooler.configuration.settings)

@@ -18,8 +18,9 @@ pytestmark = pytest.mark.beyond_pgbouncer("PgBouncer's -R asks for the sockets o
 
 @pytest.fixture
 def pooler(start_pooler):
-    """One that serves, with a client inside a transaction, a client outside, one that waits, and one that never rests."""
-    pooler = start_pooler(server_tls_sslmode="disable", default_pool_size=2, query_wait_timeout=60)
+    """One that serves, with a client inside a transaction, a client outside, and one that never rests."""
+    pooler = start_pooler(server_tls_sslmode="disable", default_pool_size=3)
+    pooler.wait_log("process up")
     failures, stop = [], threading.Event()
     inside, outside = pooler.wire(), pooler.wire()
     inside.query("begin")
@@ -165,7 +166,7 @@ def test_a_pidfile_is_offered_and_stays(start_pooler):
     pidfile = pooler.folder / "pid"
     pooler.configuration.settings["pidfile"] = pidfile
     pooler.write(pooler.configuration.text())
-    pooler.start()
+    pooler.start().wait_log("process up")
     with call(pooler) as channel:
         hello(channel)
         _, fields, descriptors = channel.hear()
@@ -375,3 +376,41 @@ def test_many_sockets_come_in_several_messages(predecessor):
             assert wire_on(outside).value("select 1") == "1"
         for outside, _ in ends:
             outside.close()
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_only_a_predecessor_that_says_so_hears_of_cancel_requests(predecessor, cancels):
+    """One that does not know the word would give up its busy clients over it."""
+    outside, ours = predecessor.client()
+    with predecessor.offered(**({"cancels": True} if cancels else {})) as (successor, channel):
+        channel.say_state(state_of(), [ours.fileno()])
+        assert channel.hear()[0] == "Adopted"
+        go(predecessor, channel, successor)
+        ours.close()
+        with predecessor.pooler.raw() as request:
+            request.send(wire.cancel(77, b"abcd"))
+            assert request.is_closed()
+        if cancels:
+            assert channel.hear()[:2] == ("Cancel", {"key": {"pid": 77, "secret": b"abcd"}})
+        channel.say("Done")
+        predecessor.pooler.wait_log("has handed over everything")
+        with predecessor.pooler.raw() as request:
+            request.send(wire.cancel(77, b"abcd"))
+            assert request.is_closed()
+        assert channel.hear()[0] == ""
+        assert wire_on(outside).value("select 1") == "1"
+
+
+def test_cancel_requests_of_a_successor(pooler, cluster):
+    """Also in place of the word that is waited for; and those without sense change nothing."""
+    with pooler.wire() as busy:
+        busy.send(wire.query("select pg_sleep(30), 'cancel me'"))
+        running = "select 1 from pg_stat_activity where state = 'active' and query ~ '^select pg_sleep.*cancel me'"
+        poll_until(lambda: cluster.primary.sql(running), "the query runs")
+        channel, state, sockets = until_state(pooler)
+        with channel:
+            close_all(sockets)
+            channel.say("Cancel", key={"pid": busy.pid, "secret": busy.secret})
+            channel.say("Cancel", key={"pid": 0, "secret": b""})
+            assert busy.reply().errors[0].sqlstate == "57014"
+        pooler.wait_log("a successor gave up, serving on")

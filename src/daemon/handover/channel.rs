@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 use zeroize::Zeroizing;
 
@@ -80,7 +81,7 @@ impl Channel {
     }
 
     /// Throws away all that stands in the queue.
-    pub fn drain(&mut self) {
+    pub fn drain(&self) {
         let mut buffer = vec![0; MESSAGE_LEN_MAX];
         while let Ok((1.., _)) = receive(self.socket.as_fd(), &mut buffer, false) {}
     }
@@ -116,6 +117,22 @@ impl Channel {
         let message = buffer.get(..len).and_then(Message::decode);
         let message = message.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a message not understood"))?;
         Ok((message, descriptors))
+    }
+
+    /// Hears the next message if it is there already; `None` also if the other side is gone, which whoever needs it notices.
+    ///
+    /// # Errors
+    /// See [`Self::hear`].
+    pub fn hear_at_once(&self) -> io::Result<Option<Message>> {
+        let mut ready = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut ready, PollTimeout::ZERO)? == 0 {
+            return Ok(None);
+        }
+        match self.hear() {
+            Ok((message, _)) => Ok(Some(message)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Says a state, and sends the sockets that it names.

@@ -26,8 +26,8 @@ use crate::session::io::shared::lock;
 /// How often those who are still busy are counted.
 const COUNT_EVERY: Duration = Duration::from_millis(1);
 
-/// How often it is looked whether those who were still busy are gone.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often it is looked whether those who were still busy are gone, or are to be cancelled.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How long those who are told to go may take to hear it.
 const FAREWELL: Duration = Duration::from_secs(2);

@@ -19,7 +19,10 @@ use crate::daemon::service::store_max;
 use crate::daemon::shutdown::Phase;
 use crate::handover::dialogue::Message;
 use crate::handover::format::Versions;
+use crate::handover::state::Key;
+use crate::session::io::cancel::of_successor;
 use crate::session::io::shared::lock;
+use crate::wire::startup::CancelKey;
 
 /// Between two attempts to bring everything to rest, so that the clients are served most of the time.
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(200);
@@ -108,7 +111,7 @@ pub async fn to_store(daemon: &Arc<Daemon>) -> io::Result<()> {
 
 fn store(daemon: &Arc<Daemon>, mut gathering: Gathering) -> io::Result<()> {
     let (state, sockets) = gathering.pack(0);
-    let (ours, mut theirs) = match Channel::pair() {
+    let (ours, theirs) = match Channel::pair() {
         Ok(pair) => pair,
         Err(error) => {
             gathering.call_off();
@@ -156,7 +159,7 @@ fn offer(daemon: &Daemon, channel: &Channel, with_pidfile: bool) -> io::Result<(
     let (names, mut sockets): (Vec<_>, Vec<_>) =
         listeners.descriptors().into_iter().map(|(name, socket)| (name.to_string(), socket.as_raw_fd())).unzip();
     sockets.extend(pidfile.map(|file| file.descriptor().as_raw_fd()));
-    let offer = Message::Offer { listeners: names, pidfile: pidfile.is_some(), pid: std::process::id() };
+    let offer = Message::Offer { listeners: names, pidfile: pidfile.is_some(), pid: std::process::id(), cancels: true };
     channel.say(&offer, &sockets)
 }
 
@@ -168,6 +171,7 @@ pub fn attend(daemon: &Arc<Daemon>, path: PathBuf) -> io::Result<()> {
     let mut desk = Desk::open(path)?;
     let (daemon, runtime) = (Arc::clone(daemon), Handle::current());
     std::thread::Builder::new().name("hand-over".into()).spawn(move || {
+        let _inside = runtime.enter();
         loop {
             let channel = match desk.wait() {
                 Ok(channel) => channel,
@@ -215,7 +219,7 @@ fn converse(daemon: &Arc<Daemon>, channel: &Channel, runtime: &Handle, desk: &mu
         other => return Err(io::Error::other(format!("unexpected {other:?}"))),
     }
     let mut gathering = runtime.block_on(Gathering::begin(daemon, HOLD));
-    match pass(channel, &mut gathering, || desk.close()) {
+    match pass(daemon, channel, &mut gathering, || desk.close()) {
         Ok((clients, servers)) => {
             tracing::info!(
                 "process {pid} has taken over with {clients} clients and {servers} servers, after {} ms at rest",
@@ -261,16 +265,30 @@ fn objection(daemon: &Daemon, reader: Versions) -> Option<String> {
 }
 
 /// Passes on what rests, if the successor understands it. `last` is done before that is told that it is on its own.
-fn pass(channel: &Channel, gathering: &mut Gathering, last: impl FnOnce()) -> io::Result<(usize, usize)> {
+fn pass(
+    daemon: &Arc<Daemon>,
+    channel: &Channel,
+    gathering: &mut Gathering,
+    last: impl FnOnce(),
+) -> io::Result<(usize, usize)> {
     let (state, sockets) = gathering.pack(SPARE_IDS);
     channel.say_state(&state, &sockets)?;
-    match channel.hear()?.0 {
-        Message::Adopted => {}
-        other => return Err(io::Error::other(format!("unexpected {other:?}"))),
+    loop {
+        match channel.hear()?.0 {
+            Message::Adopted => break,
+            Message::Cancel { key } => cancel(daemon, &key),
+            other => return Err(io::Error::other(format!("unexpected {other:?}"))),
+        }
     }
     last();
     channel.say(&Message::Go, &[])?;
     Ok(gathering.let_go())
+}
+
+/// A cancel request for somebody who is still busy here. To be called inside the runtime.
+fn cancel(daemon: &Arc<Daemon>, key: &Key) {
+    let key = CancelKey { pid: key.pid, secret: key.secret.0.as_slice().into() };
+    drop(tokio::spawn(of_successor(Arc::clone(&daemon.shared), key)));
 }
 
 /// Those who were busy come to rest one by one and follow. Who is still busy after handover_timeout is told to go.
@@ -278,8 +296,14 @@ fn linger(daemon: &Arc<Daemon>, channel: &Channel, mut gathering: Gathering, run
     let deadline = Instant::now() + daemon.config().settings.handover_timeout;
     while gathering.busy() > 0 && Instant::now() < deadline {
         runtime.block_on(gathering.next(deadline));
+        while let Some(word) = channel.hear_at_once()? {
+            match word {
+                Message::Cancel { key } => cancel(daemon, &key),
+                other => return Err(io::Error::other(format!("unexpected {other:?}"))),
+            }
+        }
         if gathering.resting() > 0 {
-            pass(channel, &mut gathering, || ())?;
+            pass(daemon, channel, &mut gathering, || ())?;
         }
     }
     if gathering.busy_sessions() > 0 {
@@ -290,7 +314,7 @@ fn linger(daemon: &Arc<Daemon>, channel: &Channel, mut gathering: Gathering, run
     }
     runtime.block_on(gathering.dismiss_busy());
     if gathering.resting() > 0 {
-        pass(channel, &mut gathering, || ())?;
+        pass(daemon, channel, &mut gathering, || ())?;
     }
     channel.say(&Message::Done, &[])?;
     tracing::info!("everything is handed over, exiting; {VERSION_LINE}");

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
 
 use anyhow::Context;
 use tokio::runtime::Handle;
@@ -18,9 +19,9 @@ use crate::daemon::pidfile::{PidFile, PidFileError};
 use crate::daemon::run::Daemon;
 use crate::handover::dialogue::Message;
 use crate::handover::format::Versions;
-use crate::handover::state::State;
+use crate::handover::state::{Bytes, Key, State};
 use crate::session::io::adopt::{Adopted, adopt};
-use crate::session::io::shared::lock;
+use crate::session::io::shared::{PassCancelOn, lock};
 
 /// What there is to take over: listeners, and perhaps clients and servers.
 #[derive(Debug, Default)]
@@ -35,8 +36,8 @@ pub struct Legacy {
 /// Whose clients and servers there are.
 #[derive(Debug)]
 enum Predecessor {
-    /// A process is at the other end.
-    Alive(Channel),
+    /// A process is at the other end, which may take cancel requests for those who are still busy there.
+    Alive(Arc<Channel>, bool),
     /// It is gone, and has left this in the service manager's store.
     Gone(Channel, io::Result<Option<(State, Vec<OwnedFd>)>>),
 }
@@ -82,8 +83,8 @@ impl Legacy {
         };
         match call().with_context(|| format!("cannot ask the running process at {}", place.display()))? {
             Some(channel) => {
-                self.hear_offer(&channel)?;
-                self.from = Some(Predecessor::Alive(channel));
+                let cancels = self.hear_offer(&channel)?;
+                self.from = Some(Predecessor::Alive(Arc::new(channel), cancels));
             }
             None => tracing::info!("old process not found, try to continue normally"),
         }
@@ -94,7 +95,7 @@ impl Legacy {
         let mut channel = Channel::from_store(descriptor)?;
         // Until this process is up everything stays where the next attempt finds it too.
         channel.peek()?;
-        self.hear_offer(&channel)?;
+        let _ = self.hear_offer(&channel)?;
         let state = channel.hear_state();
         self.from = Some(Predecessor::Gone(channel, state));
         Ok(())
@@ -111,9 +112,10 @@ impl Legacy {
         }
     }
 
-    fn hear_offer(&mut self, channel: &Channel) -> io::Result<()> {
+    /// Does it take cancel requests?
+    fn hear_offer(&mut self, channel: &Channel) -> io::Result<bool> {
         match channel.hear()? {
-            (Message::Offer { pidfile, .. }, mut descriptors) => {
+            (Message::Offer { pidfile, cancels, .. }, mut descriptors) => {
                 self.pidfile = if pidfile { descriptors.pop() } else { None };
                 for descriptor in descriptors {
                     match Listener::left_behind(descriptor) {
@@ -125,7 +127,7 @@ impl Legacy {
                         }
                     }
                 }
-                Ok(())
+                Ok(cancels)
             }
             (Message::Decline { reason }, _) => {
                 Err(io::Error::other(format!("the running process serves on and does not hand over: {reason}")))
@@ -165,7 +167,7 @@ impl Legacy {
                 inherit(daemon, channel, state);
                 Ok(())
             }
-            Some(Predecessor::Alive(channel)) => Successor { channel }.take_over(daemon),
+            Some(Predecessor::Alive(channel, cancels)) => Successor { channel, cancels }.take_over(daemon),
             None => Ok(()),
         }
     }
@@ -173,7 +175,8 @@ impl Legacy {
 
 /// This process, talking to the one that hands over.
 struct Successor {
-    channel: Channel,
+    channel: Arc<Channel>,
+    cancels: bool,
 }
 
 impl Successor {
@@ -190,6 +193,10 @@ impl Successor {
         }
         // Those who were busy follow, while others are served here.
         daemon.arriving.store(true, Ordering::Relaxed);
+        if self.cancels {
+            // Without it those who are busy cannot be cancelled, no more.
+            *lock(&daemon.shared.former) = pass_cancels_on(Arc::clone(&self.channel)).ok();
+        }
         let (arrived, daemon, runtime) = (daemon, Arc::clone(daemon), Handle::current());
         let followers = std::thread::Builder::new().name("hand-over".into()).spawn(move || {
             let _inside = runtime.enter();
@@ -201,6 +208,7 @@ impl Successor {
                 Ok(()) => tracing::info!("the former process has handed over everything"),
                 Err(error) => tracing::warn!("the former process ended the hand-over: {error}"),
             }
+            *lock(&daemon.shared.former) = None;
             daemon.arriving.store(false, Ordering::Relaxed);
         });
         if let Err(error) = followers {
@@ -236,7 +244,7 @@ impl Successor {
 }
 
 /// What a predecessor that is gone has left.
-fn inherit(daemon: &Arc<Daemon>, mut channel: Channel, state: io::Result<Option<(State, Vec<OwnedFd>)>>) {
+fn inherit(daemon: &Arc<Daemon>, channel: Channel, state: io::Result<Option<(State, Vec<OwnedFd>)>>) {
     let adopted = match state {
         Ok(Some((state, sockets))) => understand(daemon, state, sockets, Part::All),
         Ok(None) => Err(io::Error::other("there is no state")),
@@ -251,6 +259,31 @@ fn inherit(daemon: &Arc<Daemon>, mut channel: Channel, state: io::Result<Option<
         Ok(adopted) => start(daemon, adopted),
         Err(error) => tracing::error!("clients of the former process cannot be taken over and end: {error}"),
     }
+}
+
+/// How many cancel requests may wait for the former process to hear them: anybody may send one, with any key.
+const CANCELS_MAX: usize = 1024;
+
+/// Says cancel requests to the former process, in a thread of its own that lives as long as the function. A request too many is
+/// dropped, as PostgreSQL drops those that it has no process for.
+///
+/// # Errors
+/// The thread cannot be made.
+fn pass_cancels_on(channel: Arc<Channel>) -> io::Result<PassCancelOn> {
+    let (requests, queue) = sync_channel::<Key>(CANCELS_MAX);
+    std::thread::Builder::new().name("cancels".into()).spawn(move || {
+        for key in queue {
+            if let Err(error) = channel.say(&Message::Cancel { key }, &[]) {
+                return tracing::debug!("cancel requests do not reach the former process: {error}");
+            }
+        }
+    })?;
+    Ok(Box::new(move |key| {
+        let key = Key { pid: key.pid, secret: Bytes::from(&*key.secret) };
+        if requests.try_send(key).is_err() {
+            tracing::debug!("a cancel request for the former process is dropped");
+        }
+    }))
 }
 
 /// Which part of a hand-over a state is.

@@ -24,6 +24,10 @@ const CARRY_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) async fn request(shared: &Arc<Shared>, request: ClientId, key: &CancelKey) {
     let owner = lock(&shared.keys).owner(key);
     let Some(client) = owner.and_then(|id| shared.roster.client(id)) else {
+        if let Some(pass_on) = &*lock(&shared.former) {
+            tracing::debug!("C-{:#x}: cancel request passed on to the former process", request.0);
+            return pass_on(key);
+        }
         tracing::info!("C-{:#x}: closing because: failed cancel request (no client has this key)", request.0);
         return;
     };
@@ -42,6 +46,12 @@ pub(super) async fn request(shared: &Arc<Shared>, request: ClientId, key: &Cance
         shared.pools.with(|registry, now, out| registry.cancel_given_up(now, request, out));
     }
     lock(&shared.cancel_waits).remove(&request);
+}
+
+/// Carries out a request that has come to the successor of this process.
+pub async fn of_successor(shared: Arc<Shared>, key: CancelKey) {
+    let id = ClientId(shared.ids.draw());
+    request(&shared, id, &key).await;
 }
 
 /// The requester need not wait any longer.

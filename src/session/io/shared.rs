@@ -22,7 +22,7 @@ use crate::pool::{ClientLimits, DatabaseId, GlobalParams, Ids};
 use crate::prepared::Statements;
 use crate::session::cancel::{KEY_LEN_MAX, Keys};
 use crate::session::params::Values;
-use crate::wire::startup::Param;
+use crate::wire::startup::{CancelKey, Param};
 
 /// The one of these in the process.
 pub struct Shared {
@@ -51,6 +51,8 @@ pub struct Shared {
     directory: RwLock<Arc<dyn Directory>>,
     generation: AtomicU64,
     arriving: AtomicUsize,
+    /// Where cancel requests go whose keys are not known here: to a former process that still has busy clients.
+    pub former: Mutex<Option<PassCancelOn>>,
     scram_keys: Mutex<Vec<DerivedKeys>>,
     mock_key: Zeroizing<[u8; 32]>,
 }
@@ -72,6 +74,8 @@ impl Drop for Arriving {
         self.0.arriving.fetch_sub(1, Ordering::AcqRel);
     }
 }
+/// Passes a cancel request on. Does not wait.
+pub type PassCancelOn = Box<dyn Fn(&CancelKey) + Send>;
 
 /// Keys of plain passwords, so that PBKDF2 is run once per password and salt and not once per login.
 struct DerivedKeys {
@@ -173,6 +177,7 @@ impl Shared {
             directory: RwLock::new(directory),
             generation: AtomicU64::new(0),
             arriving: AtomicUsize::new(0),
+            former: Mutex::default(),
             scram_keys: Mutex::default(),
             mock_key: Zeroizing::new(random_bytes()),
         });

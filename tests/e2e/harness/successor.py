@@ -173,8 +173,8 @@ class Predecessor:
         return outside, self.listener.accept()[0]
 
     @contextmanager
-    def offered(self):
-        """Start a successor and talk with it up to its Ready."""
+    def offered(self, **more):
+        """Start a successor and talk with it up to its Ready; `more` goes into the Offer."""
         successor = call_successor(self.pooler)
         with Channel(self.desk.accept()[0]) as channel:
             try:
@@ -182,7 +182,7 @@ class Predecessor:
                 assert word == "Hello", word
                 channel.told = fields
                 channel.say("Offer", [self.listener.fileno()], listeners=[f"127.0.0.1:{self.pooler.port}"],
-                            pidfile=False, pid=os.getpid())
+                            pidfile=False, pid=os.getpid(), **more)
                 word, _, _ = channel.hear()
                 assert word == "Ready", (word, successor_log(successor))
                 # As a predecessor does before Go, so that the successor can wait there for its own.
