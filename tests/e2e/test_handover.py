@@ -207,6 +207,28 @@ def test_open_transactions_on_servers_with_tls(start_pooler, cluster, table):
         assert client.value(f"select count(*) from {table}") == "2"
 
 
+def test_clients_with_tls_move_or_are_told_to_connect_again(serve, site, cluster, table):
+    """As the kernel can do TLS or not. A transaction comes to its end either way."""
+    pooler = serve(client_tls_sslmode="require", client_tls_cert_file=site.pooler_cert.cert,
+                   client_tls_key_file=site.pooler_cert.key)
+    pooler.admin_sslmode = "require"
+    with pooler.connect(sslmode="require") as idle, pooler.connect(sslmode="require") as inside:
+        idle.execute("select 1")
+        inside.execute(f"begin; insert into {table} values (1)")
+        ending = threading.Timer(1, lambda: inside.execute("commit"))
+        ending.start()
+        former = hand_over(pooler, wait=False)
+        ending.join()
+        ends_well(former)
+        for client in (idle, inside):
+            try:
+                assert client.execute("select 1").fetchone() == (1,)
+            except psycopg.errors.AdminShutdown:
+                with pooler.connect(sslmode="require") as again:
+                    assert again.execute("select 1").fetchone() == (1,)
+    assert count(cluster, table) == 1
+
+
 def test_time_limits_count_on(serve):
     pooler = serve(idle_transaction_timeout=2, client_idle_timeout=2)
     with pooler.wire() as transaction, pooler.wire() as idle:
@@ -321,8 +343,9 @@ def test_pipelines(serve, cluster, table):
     assert count(cluster, table) == 100
 
 
-def test_asyncpg_all_the_time(serve, cluster, table):
-    pooler = serve(default_pool_size=4)
+@pytest.mark.parametrize("threads", [1, 4])
+def test_asyncpg_all_the_time(serve, cluster, table, threads):
+    pooler = serve(default_pool_size=4, worker_threads=threads)
     stop, done, failures = threading.Event(), 0, []
 
     async def work(pool: asyncpg.Pool, number: int) -> None:
@@ -430,9 +453,10 @@ def test_who_says_nothing_does_not_keep_the_former_process(serve):
         assert silent.is_closed()
 
 
-def test_nobody_is_turned_away(serve):
+@pytest.mark.parametrize("threads", [1, 4])
+def test_nobody_is_turned_away(serve, threads):
     """Clients that come, ask and go in a loop, over TCP and the Unix socket."""
-    pooler = serve(default_pool_size=3)
+    pooler = serve(default_pool_size=3, worker_threads=threads)
     stop, failures, done = threading.Event(), [], []
 
     def come_and_go(unix: str | None) -> None:

@@ -125,7 +125,8 @@ def test_a_successor_that_stops_after_the_state(pooler):
     for n in range(3):
         channel, state, sockets = until_state(pooler)
         assert len(sockets) == state["descriptors"]
-        assert len(state["clients"]) == 3 and [s for s in state["servers"] if s["status"] == ord("T")]
+        # The one that never rests is in it if its query was over in time.
+        assert len(state["clients"]) in (2, 3) and [s for s in state["servers"] if s["status"] == ord("T")]
         channel.socket.close()
         close_all(sockets)
         pooler.wait_log("a successor gave up, serving on", n + 1)

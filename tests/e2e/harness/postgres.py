@@ -26,6 +26,7 @@ max_connections = 300
 max_wal_senders = 10
 hot_standby = on
 wal_level = replica
+wal_keep_size = 256MB
 checkpoint_timeout = 1h
 max_wal_size = 8GB
 max_parallel_workers_per_gather = 0
