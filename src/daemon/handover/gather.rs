@@ -47,7 +47,7 @@ impl Gathering {
         daemon.intake.close();
         let support = kernel_tls(daemon).await;
         if let Err(reason) = &support {
-            dismiss_tls(daemon, reason).await;
+            dismiss_tls(daemon, reason);
         }
         let parcels = daemon.shared.freeze(support.ok().flatten());
         let mut gathering =
@@ -183,15 +183,18 @@ async fn kernel_tls(daemon: &Daemon) -> Result<Option<Support>, String> {
     probe.unwrap_or_else(|error| Err(error.to_string())).map(Some)
 }
 
-/// Connections with TLS cannot be passed on: whoever needs one is told to go, as soon as its transaction is over.
-async fn dismiss_tls(daemon: &Daemon, reason: &str) {
+/// Connections with TLS cannot be passed on: whoever needs one is told to go, as soon as its transaction is over. They are not
+/// waited for: nobody is let in meanwhile, and whoever goes comes back.
+fn dismiss_tls(daemon: &Daemon, reason: &str) {
     let roster = &daemon.shared.roster;
     let stuck: Vec<_> = roster
         .clients()
         .into_iter()
         .filter(|client| {
             let by_server = || client.link().and_then(|id| roster.server(id)).is_some_and(|s| !s.tls.is_empty());
-            client.pool().is_some() && (!client.tls.is_empty() || (client.keeps_server() && by_server()))
+            let is_bound = !client.tls.is_empty() || (client.keeps_server() && by_server());
+            // Those who know already are not counted again at the next attempt.
+            client.pool().is_some() && is_bound && client.ending().is_none()
         })
         .collect();
     if stuck.is_empty() {
@@ -200,16 +203,6 @@ async fn dismiss_tls(daemon: &Daemon, reason: &str) {
     tracing::warn!("{} clients with TLS cannot be passed on and are told to connect again: {reason}", stuck.len());
     for client in &stuck {
         client.end(Ending { fault: cannot_move(), at_once: false });
-    }
-    let deadline = Instant::now() + daemon.config().settings.handover_timeout;
-    loop {
-        let departure = roster.departure();
-        if !stuck.iter().any(|client| roster.client(client.id).is_some()) {
-            return;
-        }
-        if timeout_at(deadline, departure).await.is_err() {
-            return;
-        }
     }
 }
 

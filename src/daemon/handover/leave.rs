@@ -141,6 +141,8 @@ pub fn attend(daemon: &Arc<Daemon>, path: PathBuf) -> io::Result<()> {
     let mut desk = Desk::open(path)?;
     let (daemon, runtime) = (Arc::clone(daemon), Handle::current());
     std::thread::Builder::new().name("hand-over".into()).spawn(move || {
+        // Connections that change to TLS of the kernel get a new descriptor, which the event loop has to know.
+        let _inside = runtime.enter();
         while let Ok(channel) = desk.wait() {
             match converse(&daemon, &channel, &runtime, &mut desk) {
                 Ok(true) => return,
