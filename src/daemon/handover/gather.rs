@@ -214,7 +214,8 @@ pub(super) async fn dismiss_unmovable(daemon: &Daemon) -> Option<Support> {
     }
 }
 
-/// Connections with TLS cannot be passed on: whoever needs one is told to go, as soon as its transaction is over.
+/// Connections with TLS cannot be passed on: whoever needs one is told to go, as soon as its transaction is over. Most are gone
+/// in a moment; who takes longer finishes its transaction while the others move.
 async fn dismiss_tls(daemon: &Daemon, reason: &str) {
     let roster = &daemon.shared.roster;
     let stuck: Vec<_> = roster
@@ -222,17 +223,23 @@ async fn dismiss_tls(daemon: &Daemon, reason: &str) {
         .into_iter()
         .filter(|client| {
             let by_server = || client.link().and_then(|id| roster.server(id)).is_some_and(|s| !s.tls.is_empty());
-            client.pool().is_some() && (!client.tls.is_empty() || (client.keeps_server() && by_server()))
+            let is_bound = !client.tls.is_empty() || (client.keeps_server() && by_server());
+            // Those who know already are not counted again at the next attempt.
+            client.pool().is_some() && is_bound && client.ending().is_none()
         })
         .collect();
     if stuck.is_empty() {
         return;
     }
-    tracing::warn!("{} clients with TLS cannot be passed on and are told to connect again: {reason}", stuck.len());
+    tracing::warn!(
+        "{} clients with TLS cannot be passed on and are told to connect again (TLS of theirs, or of the server that they \
+         hold): {reason}",
+        stuck.len()
+    );
     for client in &stuck {
         client.end(Ending { fault: cannot_move(), at_once: false });
     }
-    let deadline = Instant::now() + daemon.config().settings.handover_timeout;
+    let deadline = Instant::now() + FAREWELL;
     loop {
         let departure = roster.departure();
         if !stuck.iter().any(|client| roster.client(client.id).is_some()) {

@@ -171,6 +171,7 @@ pub fn attend(daemon: &Arc<Daemon>, path: PathBuf) -> io::Result<()> {
     let mut desk = Desk::open(path)?;
     let (daemon, runtime) = (Arc::clone(daemon), Handle::current());
     std::thread::Builder::new().name("hand-over".into()).spawn(move || {
+        // Connections that change to TLS of the kernel get a new descriptor, which the event loop has to know.
         let _inside = runtime.enter();
         loop {
             let channel = match desk.wait() {

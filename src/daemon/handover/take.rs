@@ -33,13 +33,16 @@ pub struct Legacy {
     warnings: Vec<String>,
 }
 
+/// A state and its sockets, if there is one.
+type Stored = io::Result<Option<Box<(State, Vec<OwnedFd>)>>>;
+
 /// Whose clients and servers there are.
 #[derive(Debug)]
 enum Predecessor {
     /// A process is at the other end, which may take cancel requests for those who are still busy there.
     Alive(Arc<Channel>, bool),
     /// It is gone, and has left this in the service manager's store.
-    Gone(Channel, io::Result<Option<(State, Vec<OwnedFd>)>>),
+    Gone(Channel, Stored),
 }
 
 impl Legacy {
@@ -96,7 +99,7 @@ impl Legacy {
         // Until this process is up everything stays where the next attempt finds it too.
         channel.peek()?;
         let _ = self.hear_offer(&channel)?;
-        let state = channel.hear_state();
+        let state = channel.hear_state().map(|state| state.map(Box::new));
         self.from = Some(Predecessor::Gone(channel, state));
         Ok(())
     }
@@ -105,8 +108,8 @@ impl Legacy {
     #[must_use]
     pub fn configuration(&self) -> Option<&[u8]> {
         match &self.from {
-            Some(Predecessor::Gone(_, Ok(Some((state, _))))) => {
-                Some(state.configuration.0.as_slice()).filter(|text| !text.is_empty())
+            Some(Predecessor::Gone(_, Ok(Some(left)))) => {
+                Some(left.0.configuration.0.as_slice()).filter(|text| !text.is_empty())
             }
             _ => None,
         }
@@ -244,9 +247,9 @@ impl Successor {
 }
 
 /// What a predecessor that is gone has left.
-fn inherit(daemon: &Arc<Daemon>, channel: Channel, state: io::Result<Option<(State, Vec<OwnedFd>)>>) {
+fn inherit(daemon: &Arc<Daemon>, channel: Channel, state: Stored) {
     let adopted = match state {
-        Ok(Some((state, sockets))) => understand(daemon, state, sockets, Part::All),
+        Ok(Some(left)) => understand(daemon, left.0, left.1, Part::All),
         Ok(None) => Err(io::Error::other("there is no state")),
         Err(error) => Err(error),
     };

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::freeze::Verdict;
 use super::login::{Membership, Presence, SeatGuard};
 use super::relay::Step;
-use super::roster::{ClientInfo, Doing, Parting};
+use super::roster::{ClientInfo, Doing, Ending, Parting};
 use super::route::{Params, Route};
 use super::server::{CRASHED, Outbox, Passing, QueryError, Server};
 use super::shared::{PoolContext, Shared, count, lock};
@@ -397,8 +397,9 @@ impl Session {
         if let Some(letter) = self.info.mailbox.take() {
             return Poll::Ready(Ok(Waited::Letter(letter)));
         }
-        // Who may finish its transaction may also begin the one that it waits for.
-        if let Some(ending) = self.info.ending().filter(|ending| ending.at_once) {
+        // Who may finish its transaction may also begin the one that it waits for, unless no server is given out any more.
+        let hopeless = |ending: &Ending| ending.at_once || self.shared.freeze.is_on();
+        if let Some(ending) = self.info.ending().filter(hopeless) {
             return Poll::Ready(Err(End::Fault(ending.fault)));
         }
         if let Poll::Ready(Err(_)) = self.poll_to_client(cx) {

@@ -152,9 +152,12 @@ impl Session {
         false
     }
 
-    /// May the client be made to wait here? Not inside a transaction on a server that cannot be passed on: it then goes on to
-    /// its end, and the client moves without the server.
+    /// May the client be made to wait here? Not if it has been told to go, nor inside a transaction on a server that cannot be
+    /// passed on: the transaction then goes on to its end, and the client moves without the server.
     pub(super) fn may_pause(&self) -> bool {
+        if self.info.ending().is_some() {
+            return false;
+        }
         let Some(server) = &self.server else { return true };
         let stays = || {
             self.mode != Mode::Session
@@ -173,7 +176,6 @@ impl Session {
             && !self.client_unflushed
             && self.to_server.is_empty()
             && self.to_client.is_empty()
-            && self.info.ending().is_none()
     }
 
     /// TLS has so much for us that it can take in no more. Looked at again at once.
