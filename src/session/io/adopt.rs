@@ -208,20 +208,7 @@ impl Adopter<'_> {
                 return Ok(());
             }
         };
-        let info = ClientInfo::new(
-            ClientId(entry.id),
-            entry.database.clone(),
-            entry.user.clone(),
-            stream.peer(),
-            stream.local_addr(),
-            super::login::tls_text(&stream),
-        );
-        let info = Arc::new(info.with_connected_at(Time(entry.connected_at)));
-        info.set_request(Time(entry.request_at));
-        info.set_pool(home.context.pool);
-        info.set_doing(Doing::Idle);
-        info.set_prepared(entry.names.len());
-        lock(&info.application_name).clone_from(&entry.application_name);
+        let info = client_info(entry, &stream, home);
         let mut input = Buffer::default();
         if !entry.input.0.is_empty() {
             input.push(&entry.input.0);
@@ -312,6 +299,24 @@ impl Adopted {
         }
         shared.pools.nudge();
     }
+}
+
+fn client_info(entry: &state::Client, stream: &Stream, home: &Home) -> Arc<ClientInfo> {
+    let info = ClientInfo::new(
+        ClientId(entry.id),
+        entry.database.clone(),
+        entry.user.clone(),
+        stream.peer(),
+        stream.local_addr(),
+        super::login::tls_text(stream),
+    );
+    let info = Arc::new(info.with_connected_at(Time(entry.connected_at)));
+    info.set_request(Time(entry.request_at));
+    info.set_pool(home.context.pool);
+    info.set_doing(Doing::Idle);
+    info.set_prepared(entry.names.len());
+    lock(&info.application_name).clone_from(&entry.application_name);
+    info
 }
 
 fn standing(entry: &state::Server, home: &Home) -> Standing {
