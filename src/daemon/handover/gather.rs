@@ -231,11 +231,7 @@ async fn dismiss_tls(daemon: &Daemon, reason: &str) {
     if stuck.is_empty() {
         return;
     }
-    tracing::warn!(
-        "{} clients with TLS cannot be passed on and are told to connect again (TLS of theirs, or of the server that they \
-         hold): {reason}",
-        stuck.len()
-    );
+    tracing::warn!("{} clients with TLS cannot be passed on and are told to connect again: {reason}", stuck.len());
     for client in &stuck {
         client.end(Ending { fault: cannot_move(), at_once: false });
     }

@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
 
 use super::client::{Carried, Session, Start};
 use super::login::{Membership, Presence, SeatGuard};
@@ -282,7 +285,7 @@ impl Adopted {
         for session in self.sessions {
             tokio::spawn(session.serve_on());
         }
-        self.unwanted.into_iter().for_each(goodbye);
+        self.unwanted.into_iter().for_each(|stream| drop(tokio::spawn(goodbye(stream))));
         for (mut stream, fault, name) in self.refused {
             tracing::info!("{name} closing because: {}", fault.text);
             tokio::spawn(async move { super::login::tell(&mut stream, fault).await });
@@ -331,10 +334,9 @@ fn standing(entry: &state::Server, home: &Home) -> Standing {
     }
 }
 
-/// Takes leave of a server that is of no more use.
-fn goodbye(mut stream: Stream) {
-    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-    let _ = tokio::io::AsyncWrite::poll_write(std::pin::Pin::new(&mut stream), &mut cx, b"X\0\0\0\x04");
+/// Takes leave of a server that is of no more use. One that does not read is not waited for.
+async fn goodbye(mut stream: Stream) {
+    let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(b"X\0\0\0\x04")).await;
 }
 
 fn pass_through(entry: &state::PassThrough) -> Option<PassThrough> {
