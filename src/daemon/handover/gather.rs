@@ -54,6 +54,17 @@ pub(super) struct Gathering {
     /// Idle servers, and whether they are packed.
     idle: Vec<(Standing, Box<Server>, bool)>,
     began: Instant,
+    /// It was called off, or something was let go: there is nothing to go back to.
+    over: bool,
+}
+
+/// However an attempt ends, by a panic too, nobody is left standing still.
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        if !self.over {
+            self.revive();
+        }
+    }
 }
 
 impl Gathering {
@@ -62,8 +73,14 @@ impl Gathering {
         let support = dismiss_unmovable(daemon).await;
         daemon.intake.close();
         let parcels = daemon.shared.freeze(support);
-        let mut gathering =
-            Self { daemon: Arc::clone(daemon), parcels, resting: Vec::new(), idle: Vec::new(), began: Instant::now() };
+        let mut gathering = Self {
+            daemon: Arc::clone(daemon),
+            parcels,
+            resting: Vec::new(),
+            idle: Vec::new(),
+            began: Instant::now(),
+            over: false,
+        };
         gathering.collect(hold).await;
         gathering
     }
@@ -156,11 +173,16 @@ impl Gathering {
     }
 
     /// The successor did not come: all go on.
-    pub(super) fn call_off(self) {
+    pub(super) fn call_off(mut self) {
+        self.revive();
+    }
+
+    fn revive(&mut self) {
+        self.over = true;
         let shared = &self.daemon.shared;
-        shared.pools.put_idle(self.idle.into_iter().map(|(_, server, _)| server).collect());
+        shared.pools.put_idle(self.idle.drain(..).map(|(_, server, _)| server).collect());
         shared.thaw();
-        for parcel in self.resting {
+        for parcel in self.resting.drain(..) {
             parcel.decide(Verdict::GoOn);
         }
         self.daemon.intake.open();
@@ -168,6 +190,7 @@ impl Gathering {
 
     /// The successor has all that was packed. Those who were busy come to rest later.
     pub(super) fn let_go(&mut self) -> (usize, usize) {
+        self.over = true;
         let shared = &self.daemon.shared;
         let (mut clients, mut servers) = (0, 0);
         for (_, mut server, passable) in self.idle.drain(..) {

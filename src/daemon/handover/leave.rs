@@ -30,6 +30,9 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(200);
 /// How long logins are waited for. Somebody who connects and says nothing must not keep a restart waiting.
 const LOGIN_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a successor may take to understand what it was given.
+const ADOPT_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Ids and statement numbers that stay this process's while it waits for those who are busy.
 const SPARE_IDS: u64 = 1 << 20;
 
@@ -274,6 +277,8 @@ fn pass(
 ) -> io::Result<(usize, usize)> {
     let (state, sockets) = gathering.pack(SPARE_IDS);
     channel.say_state(&state, &sockets)?;
+    // Nobody is served meanwhile.
+    channel.set_patience(ADOPT_PATIENCE)?;
     loop {
         match channel.hear()?.0 {
             Message::Adopted => break,
@@ -281,6 +286,7 @@ fn pass(
             other => return Err(io::Error::other(format!("unexpected {other:?}"))),
         }
     }
+    channel.set_patience(WORD_PATIENCE)?;
     last();
     channel.say(&Message::Go, &[])?;
     Ok(gathering.let_go())
