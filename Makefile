@@ -2,7 +2,7 @@
 # make check   installs what is missing and runs every test
 # make bench   pgtandem beside PgBouncer and a direct connection (BENCH_FLAGS='--quick')
 # make systemd pgtandem under a real systemd in a container; as root, or through sudo
-# make kernel-tls  the tests that need kernel TLS, in a QEMU guest
+# make kernel-tls  the tests that need kernel TLS, restarts among them, in a QEMU guest (part of check)
 # make fuzz    fuzzes one parser: TARGET=frame SECONDS=60
 .PHONY: demo check bench fuzz kernel-tls systemd fmt clippy test doc licences e2e demo-smoke tools
 .NOTPARALLEL:
@@ -22,11 +22,13 @@ demo:
 bench:
 	@exec benches/peers $(BENCH_FLAGS)
 
-check: tools fmt clippy test doc licences e2e systemd demo-smoke
+check: tools fmt clippy test doc licences kernel-tls e2e systemd demo-smoke
 	@echo "check: everything passed"
 
+# With the release build: the guest's processor is emulated.
 kernel-tls:
-	tests/kernel_tls/run
+	cargo build --release --locked --bin pgtandem
+	PGTANDEM_BIN=$(CARGO_TARGET_DIR)/release/pgtandem tests/kernel_tls/run
 
 tools:
 	@.ci/install python3 cc git openssl postgresql strace

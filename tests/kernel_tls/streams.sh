@@ -1,4 +1,5 @@
 # The unit tests of net::kernel_tls (src/net/kernel_tls/tests), those that need kernel TLS among them.
+# needs: tests
 . /lib/guest.sh
 missing=net::kernel_tls::tests::either_kernel::what_is_missing_is_said_with_its_remedy
 
