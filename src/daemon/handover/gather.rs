@@ -136,9 +136,13 @@ impl Gathering {
         self.collect(Duration::ZERO).await;
     }
 
-    /// Tells those who are still busy that it is over for them, and waits until they have heard it.
+    /// Tells those who are still busy after handover_timeout that it is over for them, and waits until they have heard it.
     pub(super) async fn dismiss_busy(&mut self) {
-        for client in self.who_is_busy().into_iter().filter_map(|busy| self.daemon.shared.roster.client(busy.id)) {
+        let busy = self.who_is_busy();
+        if !busy.is_empty() {
+            tracing::warn!("{} clients are busy for longer than handover_timeout and are told to go", busy.len());
+        }
+        for client in busy.iter().filter_map(|busy| self.daemon.shared.roster.client(busy.id)) {
             client.end(Ending { fault: cannot_move(), at_once: true });
         }
         self.collect(FAREWELL).await;

@@ -82,8 +82,7 @@ pub async fn to_store(daemon: &Arc<Daemon>) -> io::Result<()> {
         daemon.service.extend_timeout(deadline.saturating_duration_since(Instant::now()) + MANAGER_MARGIN);
         let mut gathering = Gathering::begin(daemon, if overdue { HOLD_MAX } else { hold }).await;
         let sessions = gathering.busy_sessions();
-        if sessions > 0 && overdue {
-            tracing::warn!("{sessions} clients are busy for longer than handover_timeout and are told to go");
+        if overdue && sessions > 0 {
             gathering.dismiss_busy().await;
         }
         let logins = gathering.busy() > 0 && began.elapsed() < LOGIN_PATIENCE;
@@ -312,12 +311,6 @@ fn linger(daemon: &Arc<Daemon>, channel: &Channel, mut gathering: Gathering, run
         if gathering.resting() > 0 {
             pass(daemon, channel, &mut gathering, || ())?;
         }
-    }
-    if gathering.busy_sessions() > 0 {
-        tracing::warn!(
-            "{} clients are busy for longer than handover_timeout and are told to go",
-            gathering.busy_sessions()
-        );
     }
     runtime.block_on(gathering.dismiss_busy());
     if gathering.resting() > 0 {

@@ -200,7 +200,7 @@ impl Session {
         if !self.shared.freeze.report(Parcel { content, verdict }) {
             // Nobody collects any more and nobody has said so yet: not in a circle without end.
             self.frozen = false;
-            tokio::time::sleep(CANCEL_POLL).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
             return Verdict::GoOn;
         }
         told.await.unwrap_or(Verdict::GoOn)
@@ -221,10 +221,10 @@ impl Session {
                 return None;
             }
             // The pools do not say when a cancel request is over, so it is looked at again soon.
-            let _ = tokio::time::timeout(CANCEL_POLL, settled).await;
+            let _ = tokio::time::timeout(LOOK_AGAIN, settled).await;
         }
     }
 }
 
-/// How often a session at rest looks whether a cancel request for its server is over.
-const CANCEL_POLL: std::time::Duration = std::time::Duration::from_millis(10);
+/// How long a session waits that is to rest and cannot yet: a cancel request for its server is under way, or nobody collects.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(10);
