@@ -41,10 +41,11 @@ fmt:
 clippy:
 	cargo clippy --locked --all-targets -- -D warnings
 
-# Unit tests, tests/tidy.rs (the architecture's rules), simulations and the fuzz targets on their seeds.
+# Unit tests, tests/tidy.rs (the architecture's rules), simulations and the fuzz targets on their seeds. nextest does not see
+# the cases of tests/process.rs, which fork and so have a main of their own.
 test:
 	if cargo nextest --version >/dev/null 2>&1; then \
-	    cargo nextest run --locked --all-targets && cargo test --locked --doc; \
+	    cargo nextest run --locked --all-targets && cargo test --locked --doc --quiet && cargo test --locked --test process; \
 	else \
 	    cargo test --locked; \
 	fi

@@ -30,7 +30,7 @@ use crate::auth::UserList;
 use crate::config::check::{FileRole, Finding};
 use crate::config::print::to_toml;
 use crate::config::{self, Config, Problem, Severity};
-use crate::net::kernel_tls::kernel_tls_available;
+use crate::net::kernel_tls::load_kernel_tls;
 use crate::net::listen::ListenError;
 use crate::session::io::shared::lock;
 
@@ -245,8 +245,8 @@ fn open(config: &Config, identity: Option<&Identity>, inherited: Vec<Listener>) 
     limit.prepare_table(expected);
     let listeners = Listeners::open(config, inherited);
     if identity.is_some() {
-        // Root may load the kernel's module for it, which a later hand-over needs; whether there is one is told then.
-        let _ = kernel_tls_available();
+        // Root may do that, and a later hand-over needs it; whether there is TLS is told then.
+        load_kernel_tls();
     }
     let places = places::needed(&config.settings);
     let made = identity.map(|user| places::make(&places, Some(user.ids()))).unwrap_or_default();

@@ -167,7 +167,7 @@ fn calls(record: &str) -> Vec<(&str, String)> {
 fn recorded(args: &[&str]) {
     let place = Place::new(&format!("{SETTINGS}\nuser = nobody"));
     let record = place.path("record");
-    let trace = "trace=setgroups,setresgid,setresuid,capset,prctl,setuid,clone,clone3,accept4,listen";
+    let trace = "trace=setgroups,setresgid,setresuid,capset,prctl,setuid,clone,clone3,accept4,listen,capget";
     let before = ["strace", "-f", "-q", "-e", trace, "-o", record.to_str().unwrap()];
     let mut child = place.command(&before, args).stderr(Stdio::null()).spawn().unwrap();
     await_that(|| place.answers());
@@ -191,7 +191,8 @@ fn recorded(args: &[&str]) {
         find(server, &["setresgid("]),
         find(server, &["setresuid("]),
         find(server, &["PR_CAP_AMBIENT_CLEAR_ALL"]),
-        find(server, &["capset("]),
+        // Those that went with the change of user need not be given up; there are none left in any case.
+        find(server, &["capget(", "effective=0,", "permitted=0,", "inheritable=0}"]),
         find(server, &["PR_SET_NO_NEW_PRIVS"]),
         find(server, &["setuid(0)", "EPERM"]),
         find(server, &["CLONE_THREAD"]),

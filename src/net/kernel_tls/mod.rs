@@ -16,7 +16,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use probe::Support;
+pub use probe::{Support, load_kernel_tls};
 
 pub(super) use change::{Prepared, prepare};
 pub(super) use stream::KernelStream;
@@ -135,14 +135,6 @@ impl WhyNot {
     pub fn is_fatal(&self) -> bool {
         matches!(self, Self::Lost(_))
     }
-}
-
-/// Can this kernel do TLS? See [`Support::probe`].
-///
-/// # Errors
-/// For the log: what is missing and what to do about it.
-pub fn kernel_tls_available() -> Result<(), String> {
-    Support::probe().map(drop)
 }
 
 /// A cipher of both TLS versions that kernels know (linux/tls.h).

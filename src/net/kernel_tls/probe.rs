@@ -85,6 +85,15 @@ fn connection() -> io::Result<(TcpStream, TcpStream)> {
     Ok((one, other))
 }
 
+/// Has the kernel load its module for TLS, which it does for those who have CAP_NET_ADMIN. Nobody is connected to for that.
+/// Whether it has one is told by [`Support::probe`].
+pub fn load_kernel_tls() {
+    // Without a connection it is refused in any case, after the module has been looked for.
+    if let Ok(socket) = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None) {
+        let _ = attach(&socket);
+    }
+}
+
 /// Gives the socket the upper-layer protocol `tls`. Without keys it goes on as plain TCP.
 pub(super) fn attach(socket: &impl AsFd) -> Result<(), WhyNot> {
     match setsockopt(socket, TcpUlp::default(), b"tls") {

@@ -13,8 +13,8 @@ use crate::net::socket::{Socket, TlsSocket};
 
 /// What becomes of a change that nothing of ours stands against.
 fn assert_decided_by_kernel(stream: &Stream, result: Result<(), WhyNot>) {
-    match kernel_tls_available() {
-        Ok(()) => {
+    match Support::probe() {
+        Ok(_) => {
             assert_eq!(result, Ok(()));
             assert!(matches!(stream.hand_over_form(), HandOverForm::KernelTls(..)));
         }

@@ -17,7 +17,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Cipher, Support, Version, WhyNot, kernel_tls_available};
+use super::{Cipher, Support, Version, WhyNot};
 use crate::net::stream::Stream;
 use crate::tls::{Acceptor, AcceptorParams, Connector, ConnectorParams, PemFile, SslMode};
 
