@@ -17,7 +17,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Cipher, Support, Version, WhyNot};
+use super::{Cipher, Support, Version, WhyNot, load_kernel_tls};
 use crate::net::stream::Stream;
 use crate::tls::{Acceptor, AcceptorParams, Connector, ConnectorParams, PemFile, SslMode};
 

@@ -29,6 +29,14 @@ fn pass_on(stream: &Stream) -> Child {
         .unwrap()
 }
 
+#[test]
+#[ignore = "needs a kernel with TLS: tests/kernel_tls/run"]
+fn the_module_is_loaded_without_a_connection() {
+    load_kernel_tls();
+    let modules = std::fs::read_to_string("/proc/modules").unwrap();
+    assert!(modules.lines().any(|line| line.starts_with("tls ")), "{modules}");
+}
+
 /// Not a test of its own: the other process.
 #[tokio::test]
 #[ignore = "needs a kernel with TLS: tests/kernel_tls/run"]
