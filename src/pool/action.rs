@@ -15,6 +15,7 @@ pub(super) mod reason {
     pub(in crate::pool) const CLOSE_NEEDED: &str = "close_needed";
     pub(in crate::pool) const PAUSE: &str = "pause mode";
     pub(in crate::pool) const TOO_MANY: &str = "too many servers in the pool";
+    pub(in crate::pool) const SHARE: &str = "the other node may have more servers now";
     pub(in crate::pool) const EVICTED: &str = "evicted";
     pub(in crate::pool) const REMOVED: &str = "database removed";
     pub(in crate::pool) const CANCEL_LATE: &str = "not sending cancel request for client that is now idle";

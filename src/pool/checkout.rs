@@ -173,6 +173,8 @@ impl Registry {
             self.close(now, s, reason::PAUSE, out);
         } else if self.is_one_too_many(s) {
             self.close(now, s, reason::TOO_MANY, out);
+        } else if self.is_over_share(s) {
+            self.close(now, s, reason::SHARE, out);
         } else if let Some(w) = self.pools[p].waiters.first() {
             let Waiter { client, since, .. } = self.waiters[w];
             self.dequeue(w);

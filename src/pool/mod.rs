@@ -26,6 +26,7 @@ mod opening;
 mod params;
 mod picture;
 mod registry;
+mod share;
 mod slots;
 mod state;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use limits::{ClientLimits, Seat};
 pub use params::{DatabaseParams, GlobalParams, PoolParams, UserParams};
 pub use picture::{PoolCounts, PoolView, ServerState, ServerView};
 pub use registry::Registry;
+pub use share::LimitUse;
 
 /// A database entry of the configuration (a name that clients connect to).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

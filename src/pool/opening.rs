@@ -199,7 +199,7 @@ impl Registry {
         true
     }
 
-    fn oldest_idle(&self, side: Side, slot: u32) -> Option<u32> {
+    pub(super) fn oldest_idle(&self, side: Side, slot: u32) -> Option<u32> {
         let group = self.group(side, slot);
         if group.idle == 0 {
             return None;

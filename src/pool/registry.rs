@@ -161,7 +161,7 @@ impl Registry {
         })
     }
 
-    fn user_slot(&mut self, id: UserId) -> u32 {
+    pub(super) fn user_slot(&mut self, id: UserId) -> u32 {
         let users = &mut self.users;
         *self.user_slots.entry(id).or_insert_with(|| users.insert(User { id, group: Group::default() }))
     }

@@ -218,6 +218,8 @@ impl Pool {
 pub(super) struct Group {
     /// 0 = none.
     pub(super) limit: u32,
+    /// What of the limit is for this process, if another node has a share of it.
+    pub(super) share: Option<u32>,
     pub(super) servers: u32,
     pub(super) idle: u32,
     pub(super) pools: Vec<u32>,
@@ -229,7 +231,16 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn is_full(&self) -> bool {
-        self.limit > 0 && self.servers >= self.limit
+        self.limit > 0 && self.servers >= self.allowed()
+    }
+
+    /// Only a share makes servers go that are there: a limit that was lowered lets them be, as in PgBouncer.
+    pub(super) fn is_over_share(&self) -> bool {
+        self.limit > 0 && self.share.is_some() && self.servers > self.allowed()
+    }
+
+    fn allowed(&self) -> u32 {
+        self.limit.min(self.share.unwrap_or(u32::MAX))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Scripts, one for each rule: a time in seconds, a call, and after `->` what comes of it. `wait` runs the timers.
 
 mod random;
+mod share;
 
 use super::*;
 use crate::clock::Time;
@@ -100,6 +101,22 @@ impl Script {
             "user" => {
                 let max_user_connections = args["limit"].parse().unwrap();
                 self.registry.set_user(now, user(word(1)), UserParams { max_user_connections });
+            }
+            "share" => {
+                let share = args["of"].parse().ok();
+                match word(1) {
+                    name if name.contains('.') => {
+                        self.registry.set_user_share(now, user(name), share, &mut self.out);
+                    }
+                    name => self.registry.set_database_share(now, database(name), share, &mut self.out),
+                }
+            }
+            "use" => {
+                let LimitUse { servers, blocked } = match word(1) {
+                    name if name.contains('.') => self.registry.user_use(user(name)),
+                    name => self.registry.database_use(database(name)),
+                };
+                return format!("{servers} servers, {blocked} blocked");
             }
             "pool" => self.ensure(word(1), &args, words.contains(&"forced")),
             "attach" => self.registry.client_attached(now, self.pool(word(1))),
