@@ -223,6 +223,7 @@ impl Listeners {
             backlog: i32::try_from(settings.listen_backlog).unwrap_or(i32::MAX),
             reuse_port: settings.so_reuseport,
             defer_accept: settings.tcp_defer_accept,
+            freebind: false,
         };
         let mut listeners = Self::default();
         let mut wanted = Vec::new();

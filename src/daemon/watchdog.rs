@@ -35,15 +35,27 @@ pub struct Health {
     window: Duration,
     /// Nanoseconds of [`Time`], plus one; 0: never.
     good_at: AtomicU64,
+    /// What was wrong when last something was. Only this file and whoever asks after trouble lock it, and only for a moment.
+    trouble: Mutex<String>,
 }
 
 impl Health {
     fn new(window: Duration) -> Self {
-        Self { window, good_at: AtomicU64::new(0) }
+        Self { window, good_at: AtomicU64::new(0), trouble: Mutex::default() }
     }
 
     fn good(&self, at: Time) {
         self.good_at.store(at.0.saturating_add(1), Ordering::Release);
+    }
+
+    fn bad(&self, trouble: &str) {
+        trouble.clone_into(&mut self.trouble.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What was wrong when last something was; empty if nothing ever was.
+    #[must_use]
+    pub fn trouble(&self) -> String {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Was all well a moment ago, half an interval at most?
@@ -179,6 +191,7 @@ impl<A: Fn(tokio::net::UnixStream)> Watch<A> {
             Some(_) if absent => {}
             Some(trouble) => {
                 self.bad_rounds += 1;
+                self.health.bad(&trouble);
                 if self.bad_rounds == 1 {
                     tracing::error!("watchdog: {trouble}");
                 }

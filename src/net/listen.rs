@@ -19,6 +19,8 @@ pub struct ListenOptions {
     pub reuse_port: bool,
     /// Accept only when the first bytes are there.
     pub defer_accept: bool,
+    /// Bind to an address that the machine does not have yet, such as a floating one (ip(7), IP_FREEBIND).
+    pub freebind: bool,
 }
 
 /// Why no socket could be opened.
@@ -86,6 +88,9 @@ pub fn tcp(address: SocketAddr, options: &ListenOptions) -> Result<std::net::Tcp
             socket.set_only_v6(true)?;
         }
         socket.set_reuse_address(true)?;
+        if options.freebind {
+            if address.is_ipv6() { socket.set_freebind_v6(true)? } else { socket.set_freebind_v4(true)? }
+        }
         if options.reuse_port {
             socket.set_reuse_port(true)?;
         }

@@ -337,6 +337,27 @@ impl fmt::Display for ServerInfo {
     }
 }
 
+/// A TCP client that came or went: its address, ours, and whether it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Movement {
+    /// The client's end.
+    pub peer: SocketAddr,
+    /// Our end.
+    pub local: SocketAddr,
+    /// It came; else it went.
+    pub came: bool,
+}
+
+/// Movements that may wait for whoever keeps the list of another node.
+const MOVEMENTS_MAX: usize = 65_536;
+
+/// Who came and went since somebody last asked, for those who keep a list elsewhere.
+#[derive(Debug, Default)]
+struct Journal {
+    movements: Vec<Movement>,
+    overflowed: bool,
+}
+
 /// All of them.
 #[derive(Debug, Default)]
 pub struct Roster {
@@ -344,6 +365,8 @@ pub struct Roster {
     servers: Mutex<FxHashMap<ServerId, Arc<ServerInfo>>>,
     left: Notify,
     parting: AtomicUsize,
+    journaled: AtomicBool,
+    journal: Mutex<Journal>,
 }
 
 /// A client that is no longer known and has not had its last words yet.
@@ -364,13 +387,41 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Roster {
     /// A client came.
     pub fn add_client(&self, client: Arc<ClientInfo>) {
+        self.note(&client, true);
         lock(&self.clients).insert(client.id, client);
     }
 
     /// A client left.
     pub fn remove_client(&self, id: ClientId) {
-        lock(&self.clients).remove(&id);
+        if let Some(client) = lock(&self.clients).remove(&id) {
+            self.note(&client, false);
+        }
         self.left.notify_waiters();
+    }
+
+    /// From now on who comes and goes over TCP is noted for [`Self::movements`].
+    pub fn keep_journal(&self) {
+        self.journaled.store(true, Ordering::Release);
+    }
+
+    fn note(&self, client: &ClientInfo, came: bool) {
+        if !self.journaled.load(Ordering::Acquire) {
+            return;
+        }
+        let (Peer::Inet(peer), Some(local)) = (&client.peer, client.local) else { return };
+        let mut journal = lock(&self.journal);
+        if journal.movements.len() < MOVEMENTS_MAX {
+            journal.movements.push(Movement { peer: *peer, local, came });
+        } else {
+            journal.overflowed = true;
+        }
+    }
+
+    /// Who came and went since the last call, in order. `None`: more than could be noted, so that only [`Self::clients`] tells.
+    #[must_use]
+    pub fn movements(&self) -> Option<Vec<Movement>> {
+        let journal = std::mem::take(&mut *lock(&self.journal));
+        (!journal.overflowed).then_some(journal.movements)
     }
 
     /// Waits for the next client to leave, or to have had its last words. Create the future before looking.
