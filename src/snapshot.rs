@@ -5,8 +5,12 @@
 //! order (several threads may each hand in theirs): who prints them sorts them. Times of day are microseconds since
 //! the Unix epoch, durations microseconds, unless a name says otherwise.
 
+mod ha;
+
 use std::ops::{BitOr, BitOrAssign};
 use std::sync::Arc;
+
+pub use ha::{HaLinkState, HaPathRow, HaPeer, HaPicture, HaRouterRow, HaState, HaTransitionRow};
 
 /// Which parts of a [`Snapshot`] a reader wants: a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,8 +49,10 @@ impl Needs {
     pub const SETTINGS: Self = Self(1 << 13);
     /// [`Snapshot::descriptors`].
     pub const DESCRIPTORS: Self = Self(1 << 14);
+    /// [`Snapshot::ha`].
+    pub const HA: Self = Self(1 << 15);
     /// Every part.
-    pub const ALL: Self = Self((1 << 15) - 1);
+    pub const ALL: Self = Self(u16::MAX);
 
     /// Are all parts of `part` wanted?
     #[must_use]
@@ -105,6 +111,8 @@ pub struct Snapshot {
     pub settings: Vec<SettingRow>,
     /// Open sockets by descriptor number.
     pub descriptors: Vec<DescriptorRow>,
+    /// The pair; `None` without a section `[ha]`.
+    pub ha: Option<HaPicture>,
 }
 
 /// What the pooler as a whole is doing.

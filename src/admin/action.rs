@@ -1,8 +1,10 @@
 //! What the console asks the daemon to do, the reasons why it may refuse, and the order in which PgBouncer looks for them.
 
+use std::borrow::Cow;
+
 use super::access::Rights;
-use super::grammar::Command;
-use super::show::Item;
+use super::grammar::{self, Command};
+use super::show::{Item, NO_PAIR};
 use crate::fault::{Culprit, Fault};
 use crate::snapshot::{Activity, Needs, Snapshot};
 
@@ -56,6 +58,12 @@ pub enum Action {
     WaitClose(Option<String>),
     /// End the process.
     Shutdown(ShutdownMode),
+    /// Give the floating addresses of this virtual router (`None`: of every one that is active here) to the peer.
+    Switchover(Option<String>),
+    /// Hold no floating address from now on, or again as usual.
+    HaMaintenance(bool),
+    /// Do this here and at the peer. One of those that [`Self::to_command`] has a text for.
+    OnPair(Box<Action>),
 }
 
 /// What came of an [`Action`].
@@ -64,7 +72,7 @@ pub enum ActionResult {
     /// It is done (for [`Action::Shutdown`] with [`ShutdownMode::Now`] there is nothing to say to the client).
     Done,
     /// It is done, and the client is to read this NOTICE.
-    DoneWithNotice(&'static str),
+    DoneWithNotice(Cow<'static, str>),
     /// The picture that [`Action::Show`] asked for.
     Snapshot(Box<Snapshot>),
     /// It was not done, for one of the usual reasons.
@@ -99,6 +107,10 @@ pub enum Refusal {
     SetFailed,
     /// RELOAD: the configuration or its TLS files do not load (the log says why); nothing was changed.
     ReloadFailed,
+    /// There is no `[ha]`.
+    NoPair,
+    /// SWITCHOVER: there is no such virtual router.
+    NoSuchRouter,
 }
 
 /// What the daemon knows that decides whether an action may start.
@@ -151,6 +163,9 @@ impl Action {
             Self::KillClient(_) => "KILL_CLIENT",
             Self::WaitClose(_) => "WAIT_CLOSE",
             Self::Shutdown(_) => "SHUTDOWN",
+            Self::Switchover(_) => "SWITCHOVER",
+            Self::HaMaintenance(_) => "HA MAINTENANCE",
+            Self::OnPair(action) => action.name(),
         }
     }
 
@@ -158,6 +173,7 @@ impl Action {
     pub(super) fn tag(&self) -> String {
         match self {
             Self::Set { key, value } => format!("SET {key}={value}"),
+            Self::HaMaintenance(on) => format!("HA MAINTENANCE {}", on_off(*on)),
             other => other.name().to_owned(),
         }
     }
@@ -170,6 +186,11 @@ impl Action {
             Self::Show { .. } | Self::Set { .. } | Self::KillClient(_) => None,
             Self::Shutdown(ShutdownMode::WaitForServers) => Some("SHUTDOWN WAIT_FOR_SERVERS command issued".to_owned()),
             Self::Shutdown(ShutdownMode::WaitForClients) => Some("SHUTDOWN WAIT_FOR_CLIENTS command issued".to_owned()),
+            Self::Switchover(Some(router)) => Some(format!("SWITCHOVER '{router}' command issued")),
+            Self::HaMaintenance(on) => Some(format!("HA MAINTENANCE {} command issued", on_off(*on))),
+            Self::OnPair(action) => {
+                action.log_text().map(|text| text.replace(" command issued", " ON PAIR command issued"))
+            }
             other => Some(match other.database() {
                 Some(db) => format!("{} '{db}' command issued", other.name()),
                 None => format!("{} command issued", other.name()),
@@ -185,21 +206,65 @@ impl Action {
                 db.as_deref()
             }
             Self::Disable(db) | Self::Enable(db) => Some(db),
+            Self::OnPair(action) => action.database(),
             _ => None,
+        }
+    }
+
+    /// What is to be done on this node: the action itself, or that of an [`Self::OnPair`].
+    #[must_use]
+    pub fn here(&self) -> &Self {
+        match self {
+            Self::OnPair(action) => action,
+            other => other,
+        }
+    }
+
+    /// The text that means this action to the peer's console, for what can be done on both nodes of a pair; `None` for
+    /// the rest.
+    #[must_use]
+    pub fn to_command(&self) -> Option<String> {
+        let on_pair = matches!(
+            self,
+            Self::Reload
+                | Self::Pause(_)
+                | Self::Resume(_)
+                | Self::Disable(_)
+                | Self::Enable(_)
+                | Self::Reconnect(_)
+                | Self::Kill(_)
+                | Self::WaitClose(_)
+        );
+        on_pair.then(|| match self.database() {
+            Some(db) => format!("{} {}", self.name(), grammar::word(db)),
+            None => self.name().to_owned(),
+        })
+    }
+
+    /// The action that a text of [`Self::to_command`] means: what the peer asks of this node.
+    ///
+    /// # Errors
+    /// What the grammar says; or that the text is a command, but none that a peer may give.
+    pub fn from_command(text: &str) -> Result<Self, Fault> {
+        let action = Self::admit(super::console::parse(text.as_bytes())?, Rights::Admin)?;
+        let refused = || Fault::error(Culprit::Client, format!("{} is not a command for the peer", action.name()));
+        match action.to_command() {
+            Some(_) => Ok(action),
+            None => Err(refused()),
         }
     }
 
     /// Does the command make a database of the fallback entry `*` if [`Self::database`] is not configured?
     #[must_use]
     pub fn registers_database(&self) -> bool {
-        !matches!(self, Self::Resume(_) | Self::Enable(_)) && self.database().is_some()
+        !matches!(self.here(), Self::Resume(_) | Self::Enable(_)) && self.database().is_some()
     }
 
     /// May the action start? Tells the same reason as PgBouncer where several apply.
     #[must_use]
     pub fn verdict(&self, standing: &Standing) -> Verdict {
         let busy = (standing.activity != Activity::Active).then_some(Refusal::AlreadyPaused);
-        let before_log = match self {
+        let before_log = match self.here() {
             Self::Pause(_) | Self::Kill(_) => busy,
             Self::Suspend => busy.or((standing.paused_databases > 0).then_some(Refusal::PausedDatabases)),
             _ => None,
@@ -207,7 +272,7 @@ impl Action {
         if before_log.is_some() {
             return Verdict { log: false, refusal: before_log };
         }
-        let refusal = match self {
+        let refusal = match self.here() {
             Self::Resume(None) if standing.shutting_down => Some(Refusal::ShuttingDown),
             Self::Resume(None) => busy.is_none().then_some(Refusal::NotPaused),
             _ => self.database().and_then(|_| self.refused_for(standing.database)),
@@ -217,7 +282,7 @@ impl Action {
 
     fn refused_for(&self, database: Option<DatabaseStanding>) -> Option<Refusal> {
         let Some(database) = database else { return Some(Refusal::NoSuchDatabase) };
-        if matches!(self, Self::Resume(_)) {
+        if matches!(self.here(), Self::Resume(_)) {
             return (!database.is_paused).then_some(Refusal::NotPaused);
         }
         database.is_console.then_some(Refusal::ConsoleDatabase)
@@ -237,16 +302,22 @@ impl Action {
             Refusal::NoSuchClient => "client not found".to_owned(),
             Refusal::SetFailed => "SET failed".to_owned(),
             Refusal::ReloadFailed => "RELOAD failed, see logs for additional details".to_owned(),
+            Refusal::NoPair => NO_PAIR.to_owned(),
+            Refusal::NoSuchRouter => match self {
+                Self::Switchover(Some(router)) => format!("no such virtual router: {router}"),
+                _ => "no such virtual router".to_owned(),
+            },
         };
         let fault = Fault::error(Culprit::Client, text);
         match refusal {
             Refusal::ReloadFailed => Fault { culprit: Culprit::Config, ..fault }.with_sqlstate(CONFIG_FILE_ERROR),
+            Refusal::NoPair => fault.with_sqlstate(WRONG_STATE),
             _ => fault,
         }
     }
 
     fn verb(&self) -> &'static str {
-        match self {
+        match self.here() {
             Self::Pause(_) => "pause",
             Self::Disable(_) => "disable",
             Self::Enable(_) => "enable",
@@ -260,6 +331,13 @@ impl Action {
 
 /// SQLSTATE `config_file_error` (PostgreSQL docs, appendix A), which only a failed RELOAD carries.
 const CONFIG_FILE_ERROR: &str = "F0000";
+
+/// SQLSTATE `object_not_in_prerequisite_state`.
+const WRONG_STATE: &str = "55000";
+
+fn on_off(on: bool) -> &'static str {
+    if on { "ON" } else { "OFF" }
+}
 
 impl Action {
     /// The action that a command asks for, if this client may ask for it and its argument is there.
@@ -288,6 +366,9 @@ impl Action {
             }
             Command::WaitClose(db) => Self::WaitClose(db),
             Command::Shutdown(mode) => Self::Shutdown(mode),
+            Command::Switchover(router) => Self::Switchover(router),
+            Command::HaMaintenance(on) => Self::HaMaintenance(on),
+            Command::OnPair(command) => Self::OnPair(Box::new(Self::admit(*command, rights)?)),
             Command::ShowFake(_)
             | Command::SetIgnored
             | Command::Transaction(_)

@@ -167,7 +167,7 @@ impl Console {
         let outcome = match result {
             ActionResult::Done => self.done(&action),
             ActionResult::DoneWithNotice(text) => {
-                reply::notice(&mut self.out, text, None);
+                reply::notice(&mut self.out, &text, None);
                 self.done(&action)
             }
             ActionResult::Snapshot(snapshot) => self.show(&action, &run, &snapshot),
@@ -339,6 +339,9 @@ impl Console {
                     return Ok(());
                 }
             }
+        }
+        if let Some(remark) = show::remark(*item, snapshot) {
+            reply::notice(&mut self.out, remark, None);
         }
         reply::complete(&mut self.out, "SHOW");
         Ok(())

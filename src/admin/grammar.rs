@@ -65,6 +65,12 @@ pub enum Command {
     WaitClose(Option<String>),
     /// `SHUTDOWN [mode]`.
     Shutdown(ShutdownMode),
+    /// `SWITCHOVER [router]`.
+    Switchover(Option<String>),
+    /// `HA MAINTENANCE ON|OFF`.
+    HaMaintenance(bool),
+    /// One of the others with `ON PAIR` behind it.
+    OnPair(Box<Command>),
     /// `BEGIN` and its kin: nothing happens.
     Transaction(TransactionWord),
     /// `DEALLOCATE name`, or of all prepared statements.
@@ -133,6 +139,10 @@ impl Command {
             Some(Shape::Words { command, argument }) => by_name(&command, &argument),
             Some(Shape::Set { key, value }) => Some(set(key, value)),
             None => None,
+        };
+        let known = match known {
+            Some(command) => Some(command),
+            None => of_the_pair(query)?,
         };
         known.or_else(|| addition(query)).or_else(|| session_reset(query)).ok_or_else(|| syntax_error(query))
     }
@@ -297,6 +307,7 @@ fn by_name(command: &str, argument: &str) -> Option<Command> {
         "kill" => Command::Kill(db()),
         "kill_client" => Command::KillClient(argument.parse().ok()),
         "wait_close" => Command::WaitClose(db()),
+        "switchover" => Command::Switchover(db()),
         "shutdown" if bare => Command::Shutdown(ShutdownMode::Now),
         "shutdown" if argument.eq_ignore_ascii_case("wait_for_servers") => {
             Command::Shutdown(ShutdownMode::WaitForServers)
@@ -311,6 +322,40 @@ fn by_name(command: &str, argument: &str) -> Option<Command> {
 fn set(key: String, value: String) -> Command {
     let ignored = FAKE_PARAMS.iter().map(|p| p.name).chain(IGNORED_SETS).any(|name| name.eq_ignore_ascii_case(&key));
     if ignored { Command::SetIgnored } else { Command::Set { key, value } }
+}
+
+/// The commands of a pair that have more words than PgBouncer's have.
+fn of_the_pair(query: &[u8]) -> Result<Option<Command>, Fault> {
+    let Some(words) = plain_words(query) else { return Ok(None) };
+    let is = |word: &[u8], text: &str| word.eq_ignore_ascii_case(text.as_bytes());
+    Ok(match words.as_slice() {
+        [show, ha, item] if is(show, "show") && is(ha, "ha") => {
+            Item::by_name(&format!("ha {}", String::from_utf8_lossy(item))).map(Command::Show)
+        }
+        [ha, maintenance, switch] if is(ha, "ha") && is(maintenance, "maintenance") => {
+            let known = [("on", true), ("off", false)].into_iter().find(|(word, _)| is(switch, word));
+            known.map(|(_, on)| Command::HaMaintenance(on))
+        }
+        [command, rest @ .., on, pair] if rest.len() < 2 && is(on, "on") && is(pair, "pair") => {
+            let argument = rest.first().copied().unwrap_or_default();
+            let command = unquote(command, MAX_COMMAND_BYTES)?;
+            if !PAIR_COMMANDS.iter().any(|known| known.eq_ignore_ascii_case(&command)) {
+                return Ok(None);
+            }
+            by_name(&command, &unquote(argument, MAX_WORD_BYTES)?).map(|command| Command::OnPair(Box::new(command)))
+        }
+        _ => None,
+    })
+}
+
+/// What may have `ON PAIR` behind it: what an operator wants to hold on both nodes or on none. Not what ends one process
+/// (SUSPEND, SHUTDOWN), not the ids of one node's clients, and not SET, which the next RELOAD forgets.
+const PAIR_COMMANDS: [&str; 8] = ["reload", "pause", "resume", "disable", "enable", "reconnect", "kill", "wait_close"];
+
+/// A name as the word that means it: as it is, or in quotes.
+pub(super) fn word(name: &str) -> String {
+    let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
 /// Words of the transaction statements that change nothing for us.
@@ -371,6 +416,20 @@ fn all_words(query: &[u8]) -> Option<Vec<&[u8]>> {
         words.push(word);
         let comma = scan.prefix(b",");
         if !(scan.white() || comma) || words.len() == MAX_WORDS {
+            break;
+        }
+    }
+    scan.finish().then_some(words)
+}
+
+/// The words of a statement that has nothing else in it.
+fn plain_words(query: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut scan = Scan(query);
+    let mut words = Vec::new();
+    scan.white();
+    while let Some(word) = scan.word() {
+        words.push(word);
+        if !scan.white() || words.len() == MAX_WORDS {
             break;
         }
     }

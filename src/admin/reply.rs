@@ -86,6 +86,7 @@ const HELP: &str = "
 \tSHOW PEERS|PEER_POOLS
 \tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 \tSHOW DNS_HOSTS|DNS_ZONES
+\tSHOW HA [HISTORY|LINK]
 \tSET key = value
 \tRELOAD
 \tPAUSE [<db>]
@@ -97,7 +98,10 @@ const HELP: &str = "
 \tWAIT_CLOSE [<db>]
 \tKILL [<db>]
 \tKILL_CLIENT <client id>
-\tSHUTDOWN [WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]";
+\tSHUTDOWN [WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]
+\tSWITCHOVER [<router>]
+\tHA MAINTENANCE ON|OFF
+\tRELOAD|PAUSE|RESUME|DISABLE|ENABLE|RECONNECT|WAIT_CLOSE|KILL [<db>] ON PAIR";
 
 /// How a column's values go over the wire (PostgreSQL docs, "Formats and Format Codes").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -51,7 +51,7 @@ macro_rules! strict {
     )+};
 }
 
-strict!(PoolMode, AuthType, SslMode, LoadBalanceHosts, LogFormat);
+strict!(PoolMode, AuthType, SslMode, LoadBalanceHosts, LogFormat, ServerBudget, ListenWhen);
 
 impl Value for SyslogFacility {
     fn null() -> Self {
@@ -170,5 +170,27 @@ choice! {
         Local6 = "local6",
         /// local7
         Local7 = "local7",
+    }
+}
+
+choice! {
+    /// How the two nodes of a pair share the limits of server connections (setting `server_budget` of `[ha]`).
+    ServerBudget {
+        /// A node may use what the other does not.
+        Lend = "lend",
+        /// Each node has half.
+        Halves = "halves",
+        /// Each node has the whole limit for itself.
+        Off = "off",
+    }
+}
+
+choice! {
+    /// When a node of a pair takes clients (setting `listen` of `[ha]`).
+    ListenWhen {
+        /// At all times.
+        Always = "always",
+        /// While it holds a floating address.
+        Active = "active",
     }
 }

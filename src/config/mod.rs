@@ -10,6 +10,7 @@ pub mod choice;
 mod connstr;
 pub mod diff;
 mod document;
+pub mod ha;
 mod ini;
 pub mod model;
 mod params;
@@ -27,8 +28,9 @@ use std::io;
 use std::path::Path;
 
 pub use check::check;
-pub use choice::{AuthType, LoadBalanceHosts, LogFormat, PoolMode, SslMode, SyslogFacility};
+pub use choice::{AuthType, ListenWhen, LoadBalanceHosts, LogFormat, PoolMode, ServerBudget, SslMode, SyslogFacility};
 pub use diff::{Plan, apply_reload, diff};
+pub use ha::{Ha, HaSettings, VirtualRouter};
 pub use model::{Config, Database, HostSpec, Peer, ReservedTables, User};
 pub use problem::{Place, Problem, Severity};
 pub use resolve::{Places, explain_set};

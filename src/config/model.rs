@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use super::choice::{LoadBalanceHosts, PoolMode};
+use super::ha::Ha;
 use super::settings::Settings;
 use super::value::Secret;
 
@@ -27,7 +28,9 @@ pub struct Config {
     pub users: BTreeMap<String, User>,
     /// Section `[peers]`, by peer id.
     pub peers: BTreeMap<u16, Peer>,
-    /// The tables of the TOML form that later versions give a meaning: `ha`, `metrics`, `topology`.
+    /// Sections `[ha]` and `[virtual_routers]`; `None` = this node is not one of a pair.
+    pub ha: Option<Ha>,
+    /// The tables of the TOML form that later versions give a meaning: `metrics`, `topology`.
     pub reserved: ReservedTables,
 }
 

@@ -50,6 +50,8 @@ pub enum Overrides {
     User,
     /// In both; the user's value goes first.
     Both,
+    /// In `[virtual_routers]`.
+    Router,
 }
 
 /// Whether pgtandem does what the setting says.
@@ -71,11 +73,11 @@ pub enum Origin {
 }
 
 /// Reads a text, within bounds, into one field.
-type Setter = fn(&mut Settings, &str, (i64, i64)) -> Result<Caution, BadValue>;
+type Setter<S> = fn(&mut S, &str, (i64, i64)) -> Result<Caution, BadValue>;
 
-/// One row of the table of settings.
+/// One row of a table of settings: of that of `[pgbouncer]`, or of `[ha]`.
 #[derive(Debug)]
-pub struct Spec {
+pub struct Spec<S: 'static = Settings> {
     /// The name in the file.
     pub name: &'static str,
     /// The form of the value.
@@ -94,10 +96,10 @@ pub struct Spec {
     pub origin: Origin,
     /// One line about it.
     pub help: &'static str,
-    pub(super) get: fn(&Settings) -> Option<Scalar>,
-    pub(super) set: Setter,
-    pub(super) same: fn(&Settings, &Settings) -> bool,
-    pub(super) copy: fn(&mut Settings, &Settings),
+    pub(super) get: fn(&S) -> Option<Scalar>,
+    pub(super) set: Setter<S>,
+    pub(super) same: fn(&S, &S) -> bool,
+    pub(super) copy: fn(&mut S, &S),
 }
 
 /// Bounds of a number that has no natural upper end: PgBouncer's `int`.

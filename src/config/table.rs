@@ -16,16 +16,18 @@ use super::value::{DatabaseName, FileMode, NameList, Nullable, PacketSize, Secre
 const DEFAULT_AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
                                   FROM pg_authid WHERE rolname=$1 AND rolcanlogin";
 
+/// A table of settings: the struct of their values, the rows, the defaults. `[ha]` has its own table.
 macro_rules! settings {
-    ($($name:ident: $type:ty = $default:expr, $kind:expr, $bounds:expr, $apply:ident, $overrides:ident, $status:expr,
+    ($(#[$doc:meta])* struct $settings:ident;
+     $($name:ident: $type:ty = $default:expr, $kind:expr, $bounds:expr, $apply:ident, $overrides:ident, $status:expr,
        $origin:ident, $help:literal;)+) => {
-        /// Every setting of section `[pgbouncer]` (TOML: `[pgtandem]`) under its own name.
+        $(#[$doc])*
         #[derive(Clone, Debug, PartialEq)]
-        pub struct Settings {
+        pub struct $settings {
             $(#[doc = $help] pub $name: $type,)+
         }
 
-        pub(super) static SPECS: &[Spec] = &[$(Spec {
+        pub(super) static SPECS: &[Spec<$settings>] = &[$(Spec {
             name: stringify!($name),
             kind: $kind,
             default: $default,
@@ -45,24 +47,27 @@ macro_rules! settings {
             copy: |to, from| to.$name.clone_from(&from.$name),
         },)+];
 
-        pub(super) static DEFAULTS: LazyLock<Settings> =
-            LazyLock::new(|| Settings { $($name: from_default($default, $bounds),)+ });
+        pub(super) static DEFAULTS: LazyLock<$settings> =
+            LazyLock::new(|| $settings { $($name: from_default($default, $bounds),)+ });
+
+        impl Default for $settings {
+            /// The defaults, as the table has them.
+            fn default() -> Self {
+                DEFAULTS.clone()
+            }
+        }
     };
 }
-
-impl Default for Settings {
-    /// PgBouncer's defaults, as the table has them.
-    fn default() -> Self {
-        DEFAULTS.clone()
-    }
-}
+pub(super) use settings;
 
 /// The value of a default text of the table. A test reads every one that is not NULL.
-fn from_default<T: Value>(default: Option<&str>, bounds: (i64, i64)) -> T {
+pub(super) fn from_default<T: Value>(default: Option<&str>, bounds: (i64, i64)) -> T {
     default.and_then(|text| T::parse(text, bounds).ok()).map_or_else(T::null, |(value, _)| value)
 }
 
 settings! {
+    /// Every setting of section `[pgbouncer]` (TOML: `[pgtandem]`) under its own name.
+    struct Settings;
     admin_users: NameList = Some(""), List, ANY, Reload, None, Works, Pgbouncer, "Users who may do everything on the admin console.";
     application_name_add_host: bool = Some("0"), Bool, ANY, Reload, None, Works, Pgbouncer, "Append the client's address and port to application_name.";
     auth_dbname: DatabaseName = None, Text, ANY, Reload, Database, Later("looking users up in a database (list them in auth_file)"), Pgbouncer, "The database in which auth_query runs.";

@@ -123,7 +123,7 @@ macro_rules! whole_number {
         }
     )*};
 }
-whole_number!(u16, u32);
+whole_number!(u8, u16, u32);
 
 /// `verbose`: a number that may never have been given.
 impl Value for Option<u32> {
@@ -135,6 +135,19 @@ impl Value for Option<u32> {
     }
     fn scalar(&self) -> Option<Scalar> {
         Some(Scalar::Int(u64::from(self.unwrap_or(0))))
+    }
+}
+
+/// `virtual_router_id`: a number without a default.
+impl Value for Option<u8> {
+    fn null() -> Self {
+        None
+    }
+    fn parse(text: &str, bounds: (i64, i64)) -> Result<(Self, Caution), BadValue> {
+        u8::parse(text, bounds).map(|(number, caution)| (Some(number), caution))
+    }
+    fn scalar(&self) -> Option<Scalar> {
+        self.map(|number| Scalar::Int(number.into()))
     }
 }
 

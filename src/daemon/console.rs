@@ -155,6 +155,10 @@ async fn perform(daemon: &Arc<Daemon>, client: &mut Client, action: &Action) -> 
     if let Action::Show { needs, .. } = action {
         return Ok(ActionResult::Snapshot(Box::new(daemon.picture(*needs))));
     }
+    let of_the_pair = matches!(action, Action::Switchover(_) | Action::HaMaintenance(_) | Action::OnPair(_));
+    if of_the_pair && daemon.config().ha.is_none() {
+        return Ok(ActionResult::Refused(Refusal::NoPair));
+    }
     let database = resolve(daemon, action);
     let verdict = action.verdict(&standing(daemon, database));
     if verdict.log
@@ -196,6 +200,7 @@ async fn perform(daemon: &Arc<Daemon>, client: &mut Client, action: &Action) -> 
                 pools.with(|r, _, _| r.set_disabled(id, disabled));
             }
         }
+        _ if of_the_pair => return Ok(daemon.ha_command(action).await),
         other => return Ok(perform_other(daemon, other)),
     }
     // Somebody may wait for just this.
@@ -207,7 +212,7 @@ fn perform_other(daemon: &Daemon, action: &Action) -> ActionResult {
     match action {
         Action::Set { key, value } => match daemon.set(key, value) {
             Ok(false) => ActionResult::Done,
-            Ok(true) => ActionResult::DoneWithNotice(TLS_NOT_APPLIED),
+            Ok(true) => ActionResult::DoneWithNotice(TLS_NOT_APPLIED.into()),
             Err(reason) => {
                 tracing::error!("SET: {reason}");
                 ActionResult::Refused(Refusal::SetFailed)

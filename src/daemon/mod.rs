@@ -9,6 +9,7 @@ pub mod console;
 pub mod directory;
 pub mod doctor;
 pub mod files;
+mod ha_console;
 pub mod handover;
 pub mod intake;
 pub mod listeners;

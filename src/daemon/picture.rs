@@ -151,6 +151,9 @@ impl Daemon {
         if needs.has(Needs::MEMORY) {
             picture.memory = self.memory_rows();
         }
+        if needs.has(Needs::HA) {
+            picture.ha = self.ha_picture();
+        }
         if needs.has(Needs::SETTINGS) {
             let file = self.file();
             let rows = self.config().settings.show_config(&file.to_string_lossy());

@@ -3,12 +3,14 @@
 //! It decides names, types and text of every cell. It must never know the protocol (`reply` makes bytes of a table) nor
 //! where the snapshot comes from. Columns are fixed per item and known without a snapshot: Describe needs them.
 
+mod ha;
 mod objects;
 mod sockets;
 mod stats;
 
 use std::borrow::Cow;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::snapshot::{Activity, Needs, Snapshot};
@@ -130,6 +132,12 @@ impl From<u64> for Cell<'_> {
     }
 }
 
+impl From<Option<u64>> for Cell<'_> {
+    fn from(n: Option<u64>) -> Self {
+        n.map_or(Self::Null, Self::from)
+    }
+}
+
 impl From<bool> for Cell<'_> {
     fn from(yes: bool) -> Self {
         Self::Int(i64::from(yes))
@@ -169,6 +177,12 @@ pub enum Item {
     DnsZones,
     /// File descriptors.
     Fds,
+    /// The pair: one row for each virtual router.
+    Ha,
+    /// The last transitions of the virtual routers.
+    HaHistory,
+    /// The ways to the peer.
+    HaLink,
     /// The list of commands: a notice, no table.
     Help,
     /// Counts of everything.
@@ -203,7 +217,7 @@ pub enum Item {
 
 impl Item {
     /// Every item, by name.
-    pub const ALL: [(&'static str, Self); 22] = [
+    pub const ALL: [(&'static str, Self); 25] = [
         ("active_sockets", Self::ActiveSockets),
         ("clients", Self::Clients),
         ("config", Self::Config),
@@ -211,6 +225,9 @@ impl Item {
         ("dns_hosts", Self::DnsHosts),
         ("dns_zones", Self::DnsZones),
         ("fds", Self::Fds),
+        ("ha", Self::Ha),
+        ("ha history", Self::HaHistory),
+        ("ha link", Self::HaLink),
         ("help", Self::Help),
         ("lists", Self::Lists),
         ("mem", Self::Mem),
@@ -246,6 +263,7 @@ impl Item {
             Self::DnsHosts => Needs::DNS_HOSTS,
             Self::DnsZones => Needs::DNS_ZONES,
             Self::Fds => Needs::DESCRIPTORS,
+            Self::Ha | Self::HaHistory | Self::HaLink => Needs::HA,
             Self::Lists => Needs::LISTS,
             Self::Mem => Needs::MEMORY,
             Self::PeerPools => Needs::PEER_POOLS,
@@ -270,6 +288,9 @@ impl Item {
             Self::DnsHosts => objects::DNS_HOSTS,
             Self::DnsZones => objects::DNS_ZONES,
             Self::Fds => objects::FDS,
+            Self::Ha => ha::ROUTERS,
+            Self::HaHistory => ha::HISTORY,
+            Self::HaLink => ha::LINK,
             Self::Lists => objects::LISTS,
             Self::Mem => objects::MEM,
             Self::PeerPools => objects::PEER_POOLS,
@@ -300,6 +321,9 @@ pub fn table<'a>(item: Item, snapshot: &'a Snapshot, zone: &'a TimeZone) -> Tabl
         Item::DnsHosts => Box::new(snapshot.dns_hosts.iter().map(objects::dns_host)),
         Item::DnsZones => Box::new(snapshot.dns_zones.iter().map(objects::dns_zone)),
         Item::Fds => Box::new(snapshot.descriptors.iter().map(objects::descriptor)),
+        Item::Ha => ha::routers(snapshot, zone),
+        Item::HaHistory => ha::history(snapshot, zone),
+        Item::HaLink => ha::link(snapshot),
         Item::Lists => Box::new(objects::lists(&snapshot.lists)),
         Item::Mem => Box::new(snapshot.memory.iter().map(objects::memory)),
         Item::PeerPools => objects::peer_pools(snapshot),
@@ -314,9 +338,27 @@ pub fn table<'a>(item: Item, snapshot: &'a Snapshot, zone: &'a TimeZone) -> Tabl
     Table { columns: item.columns(), rows }
 }
 
+/// Why the answer has no rows although the question was right, if there is something to say.
+pub(super) fn remark(item: Item, snapshot: &Snapshot) -> Option<&'static str> {
+    let about_pair = matches!(item, Item::Ha | Item::HaHistory | Item::HaLink);
+    (about_pair && snapshot.ha.is_none()).then_some(NO_PAIR)
+}
+
+/// What is said of a node without `[ha]`.
+pub(super) const NO_PAIR: &str = "no [ha] section: this node is not part of a pair";
+
 fn yes_no<'a>(yes: bool) -> Cell<'a> {
     if yes { "yes".into() } else { "no".into() }
 }
+
+/// `YYYY-MM-DD HH:MM:SS TZ`, as `format` has it; empty for a time that no calendar has.
+fn local_time<'a>(epoch_us: i64, zone: &TimeZone, format: &str) -> Cell<'a> {
+    let time = Timestamp::from_microsecond(epoch_us).map(|time| time.to_zoned(zone.clone()));
+    time.map_or_else(|_| "".into(), |time| time.strftime(format).to_string().into())
+}
+
+/// The form of times of day in PgBouncer's tables.
+const TO_THE_SECOND: &str = "%Y-%m-%d %H:%M:%S %Z";
 
 fn state<'a>(activity: Activity) -> impl Iterator<Item = Row<'a>> {
     let states = [("active", Activity::Active), ("paused", Activity::Paused), ("suspended", Activity::Suspended)];

@@ -1,9 +1,8 @@
 //! SHOW CLIENTS, SERVERS, SOCKETS and ACTIVE_SOCKETS.
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::{Cell, Column, Row, gauge, int4, text};
+use super::{Column, Row, TO_THE_SECOND, gauge, int4, local_time, text};
 use crate::snapshot::{ClientState, ServerState, Snapshot, SocketRow, SocketState};
 
 type Rows<'a> = Box<dyn Iterator<Item = Row<'a>> + 'a>;
@@ -137,8 +136,8 @@ fn plain<'a>(socket: &'a SocketRow, state: &'static str, zone: &TimeZone) -> Row
         socket.port.into(),
         socket.local_addr.as_str().into(),
         socket.local_port.into(),
-        local_time(socket.connect_time_us, zone),
-        local_time(socket.request_time_us, zone),
+        local_time(socket.connect_time_us, zone, TO_THE_SECOND),
+        local_time(socket.request_time_us, zone, TO_THE_SECOND),
         gauge(socket.wait_us / MICROS_PER_SECOND),
         gauge(socket.wait_us % MICROS_PER_SECOND),
         socket.close_needed.into(),
@@ -151,10 +150,4 @@ fn plain<'a>(socket: &'a SocketRow, state: &'static str, zone: &TimeZone) -> Row
         socket.id.into(),
     ]);
     row
-}
-
-/// `YYYY-MM-DD HH:MM:SS TZ`; empty for a time that no calendar has.
-fn local_time<'a>(epoch_us: i64, zone: &TimeZone) -> Cell<'a> {
-    let time = Timestamp::from_microsecond(epoch_us).map(|time| time.to_zoned(zone.clone()));
-    time.map_or_else(|_| "".into(), |time| time.strftime("%Y-%m-%d %H:%M:%S %Z").to_string().into())
 }

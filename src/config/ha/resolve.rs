@@ -1,0 +1,1 @@
+//! From settings and entries to virtual routers, and what is wrong with them.
