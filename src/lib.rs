@@ -18,6 +18,7 @@ pub mod pool;
 pub mod prepared;
 pub mod session;
 pub mod tls;
+pub mod vrrp;
 
 pub mod config;
 pub mod snapshot;

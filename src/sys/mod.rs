@@ -5,6 +5,7 @@
 pub mod descriptors;
 pub mod environment;
 pub mod process;
+pub mod raw;
 
 use std::io;
 use std::mem::MaybeUninit;

@@ -1,0 +1,1 @@
+//! Frames that the address helper sends around a change of holder.
