@@ -57,13 +57,18 @@ impl Places {
         !self.refused.is_empty()
     }
 
-    /// The line of what a virtual router has for a parameter: its own, or the setting of `[ha]`, or else the line of the
-    /// entry, or of `[ha]`.
+    /// The line of the first of these parameters that a virtual router has, by itself or from `[ha]`; or else the line of
+    /// the entry, or of `[ha]`.
     #[must_use]
-    pub fn router(&self, entry: &str, param: &str) -> Option<&Place> {
+    pub(super) fn router(&self, entry: &str, params: &[&str]) -> Option<&Place> {
         let entry = self.routers.get(entry);
-        let own = entry.and_then(|(_, params)| params.get(param));
-        own.or_else(|| self.ha.get(param)).or(entry.map(|(place, _)| place)).or(self.ha())
+        let given = |param: &&str| {
+            // These two of `[ha]` belong to the router that it describes by itself.
+            let inherited = entry.is_none() || !["address", "virtual_router_id"].contains(param);
+            let own = entry.and_then(|(_, own)| own.get(*param));
+            own.or_else(|| self.ha.get(*param).filter(|_| inherited))
+        };
+        params.iter().find_map(given).or(entry.map(|(place, _)| place)).or(self.ha())
     }
 
     /// The line of an entry of `[databases]`.

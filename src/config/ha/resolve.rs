@@ -60,14 +60,14 @@ impl<'a> Checks<'a> {
     }
 
     /// An error about one virtual router, on the line of the parameter.
-    fn router_error(&mut self, entry: &str, param: &str, text: impl AsRef<str>, hint: impl Into<String>) {
+    fn router_error(&mut self, entry: &str, params: &[&str], text: impl AsRef<str>, hint: impl Into<String>) {
         let text = format!("virtual router \"{entry}\": {}", text.as_ref());
-        self.problems.push(Problem::error(self.places.router(entry, param), text).hint(hint));
+        self.problems.push(Problem::error(self.places.router(entry, params), text).hint(hint));
     }
 
-    fn router_warning(&mut self, entry: &str, param: &str, text: impl AsRef<str>, hint: impl Into<String>) {
+    fn router_warning(&mut self, entry: &str, params: &[&str], text: impl AsRef<str>, hint: impl Into<String>) {
         let text = format!("virtual router \"{entry}\": {}", text.as_ref());
-        self.problems.push(Problem::warning(self.places.router(entry, param), text).hint(hint));
+        self.problems.push(Problem::warning(self.places.router(entry, params), text).hint(hint));
     }
 
     /// The entries, with the one that `[ha]` describes by itself.
@@ -86,7 +86,7 @@ impl<'a> Checks<'a> {
             }
         } else if named {
             let text = "[ha] has an address, which makes a virtual router of this name";
-            self.router_error(DEFAULT_ROUTER, "address", text, "give the entry another name");
+            self.router_error(DEFAULT_ROUTER, &["address"], text, "give the entry another name");
         } else {
             let entry = RouterEntry {
                 address: Some(settings.address.clone()),
@@ -107,11 +107,11 @@ impl<'a> Checks<'a> {
         let vrid = self.number(name, entry);
         let addresses: Vec<IpAddr> = entry.address.iter().flat_map(|list| list.iter()).collect();
         if addresses.is_empty() {
-            self.router_error(name, "address", "it has no floating address", "set address=192.0.2.10 (yours)");
+            self.router_error(name, &["address"], "it has no floating address", "set address=192.0.2.10 (yours)");
         }
         if let Some(address) = addresses.iter().find(|address| address.is_loopback()) {
             let text = format!("{address} exists on every machine and cannot be handed over");
-            self.router_error(name, "address", text, "choose an address of the network that your clients use");
+            self.router_error(name, &["address"], text, "choose an address of the network that your clients use");
         }
         let version = match entry.vrrp_version.unwrap_or(settings.vrrp_version) {
             2 => VrrpVersion::V2,
@@ -134,7 +134,7 @@ impl<'a> Checks<'a> {
                 true => "move the IPv6 addresses to an entry of their own with vrrp_version=3",
                 false => "set vrrp_version=3",
             };
-            self.router_error(name, "vrrp_version", text, hint);
+            self.router_error(name, &["vrrp_version"], text, hint);
         }
         let router = |(family, addresses): (AddressFamily, Vec<IpAddr>)| VirtualRouter {
             name: if both && family == AddressFamily::V6 { format!("{name}/v6") } else { name.to_owned() },
@@ -160,21 +160,21 @@ impl<'a> Checks<'a> {
         if !sound || name.len() > MAX_NAME_BYTES {
             let text = "the name does not do";
             let hint = format!("use letters, digits and _.- only, at most {MAX_NAME_BYTES}");
-            self.router_error(name, "", text, hint);
+            self.router_error(name, &[], text, hint);
         }
     }
 
     fn interface(&mut self, name: &str, interface: &str) {
         if interface.is_empty() {
             let hint = "set interface=eth0 (yours; `ip -brief link` lists them), here or in [ha]";
-            self.router_error(name, "interface", "it has no interface", hint);
+            self.router_error(name, &["interface", "address"], "it has no interface", hint);
             return;
         }
         let odd = |c: char| c == '/' || c.is_whitespace() || c.is_control();
         if interface.len() > MAX_INTERFACE_BYTES || interface.contains(odd) || [".", ".."].contains(&interface) {
             let text = format!("no interface can have the name {interface:?}");
             let hint = format!("`ip -brief link` lists the names, which have at most {MAX_INTERFACE_BYTES} bytes");
-            self.router_error(name, "interface", text, hint);
+            self.router_error(name, &["interface"], text, hint);
         }
     }
 
@@ -183,7 +183,7 @@ impl<'a> Checks<'a> {
         if entry.virtual_router_id.is_none() && !refused {
             let hint = "set virtual_router_id to a number from 1 to 255 that no other VRRP in this network has, the same on \
                         both nodes";
-            self.router_error(name, "virtual_router_id", "it has no virtual_router_id", hint);
+            self.router_error(name, &["virtual_router_id", "address"], "it has no virtual_router_id", hint);
         }
         entry.virtual_router_id
     }
@@ -194,10 +194,10 @@ impl<'a> Checks<'a> {
         if version == VrrpVersion::V2 && !interval_ms.is_multiple_of(V2_STEP_MS) {
             let text = format!("VRRP version 2 counts in whole seconds, and {param} is {interval_ms}");
             let hint = format!("set {param}={}, or vrrp_version=3", next(V2_STEP_MS));
-            self.router_error(name, param, text, hint);
+            self.router_error(name, &[param, "vrrp_version"], text, hint);
         } else if !interval_ms.is_multiple_of(INTERVAL_STEP_MS) {
             let text = format!("VRRP counts in hundredths of a second, and {param} is {interval_ms}");
-            self.router_error(name, param, text, format!("set {param}={}", next(INTERVAL_STEP_MS)));
+            self.router_error(name, &[param], text, format!("set {param}={}", next(INTERVAL_STEP_MS)));
         }
     }
 
@@ -205,10 +205,15 @@ impl<'a> Checks<'a> {
         if priority == OWNER_PRIORITY {
             let text = "priority 255 is that of the address's owner: it takes the address at its start, whatever preempt says, \
                         and health cannot lower it";
-            self.router_warning(name, "priority", text, "use 254, or less on the other node");
+            self.router_warning(name, &["priority"], text, "use 254, or less on the other node");
         }
         if !preempt && !delay.is_zero() {
-            self.router_warning(name, "preempt_delay", "preempt_delay does nothing without preempt", "set preempt=1");
+            self.router_warning(
+                name,
+                &["preempt_delay"],
+                "preempt_delay does nothing without preempt",
+                "set preempt=1",
+            );
         }
     }
 
@@ -229,7 +234,7 @@ impl<'a> Checks<'a> {
                         true => format!("{address} is given twice"),
                         false => format!("{address} is also an address of virtual router \"{first}\""),
                     };
-                    self.router_error(entry, "address", text, "remove one of them");
+                    self.router_error(entry, &["address"], text, "remove one of them");
                 }
             }
             let key = (router.interface.as_str(), router.family, router.vrid);
@@ -238,7 +243,12 @@ impl<'a> Checks<'a> {
                     "virtual_router_id {} on interface {} is also that of virtual router \"{first}\" ({family})",
                     router.vrid, router.interface
                 );
-                self.router_error(entry, "virtual_router_id", text, "give one of them another number, on both nodes");
+                self.router_error(
+                    entry,
+                    &["virtual_router_id"],
+                    text,
+                    "give one of them another number, on both nodes",
+                );
             }
         }
         if routers.len() > MAX_ROUTERS {

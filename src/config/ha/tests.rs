@@ -308,7 +308,7 @@ fn errors_have_lines_and_advice() {
     let alone: &[(&str, u32, &str, &str)] = &[
         ("[ha]\n", 5, "[ha] has no floating address", "virtual_router_id=51"),
         ("[ha]\naddress=192.0.2.10\n", 6, "it has no interface", "interface=eth0"),
-        ("[ha]\naddress=192.0.2.10\ninterface=eth0\n", 5, "it has no virtual_router_id", "both nodes"),
+        ("[ha]\naddress=192.0.2.10\ninterface=eth0\n", 6, "it has no virtual_router_id", "both nodes"),
         ("[virtual_routers]\na=address=192.0.2.10\n", 6, "it has no interface", "interface=eth0"),
         ("[hab]\n", 5, "invalid section \"hab\"", "`ha`"),
     ];
