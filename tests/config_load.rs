@@ -157,7 +157,9 @@ fn ini_syntax_that_pgbouncer_refuses() {
         ("[ databases ]\n", 1, "invalid section \" databases \" in configuration", "`databases`"),
         ("[Databases]\n", 1, "invalid section \"Databases\" in configuration", "`databases`"),
         ("[database]\n", 1, "invalid section \"database\" in configuration", "`databases`"),
-        ("[ha]\n", 1, "invalid section \"ha\" in configuration", "TOML"),
+        ("[metrics]\n", 1, "invalid section \"metrics\" in configuration", "TOML"),
+        ("[virtual_router]\n", 1, "invalid section \"virtual_router\" in configuration", "`virtual_routers`"),
+        ("[hα]\n", 1, "invalid section \"hα\" in configuration", "[ha], [virtual_routers]"),
         ("x = 1\n", 1, "load_init_file: value without section: x", ""),
         ("pool_mode = session\n", 1, "load_init_file: value without section: pool_mode", "[pgbouncer]"),
         ("[databases]\nx = user=a password=''\n", 2, "syntax error in connection string", "empty value"),
@@ -416,8 +418,8 @@ query_timeout = 4
 [peers.1]
 host = "/tmp"
 
-[ha]
-interface = "eth0"
+[metrics]
+listen = "x"
 nested = { list = [1, 2] }
 "#;
 
@@ -434,7 +436,7 @@ fn toml_means_the_same() {
                     unix_socket_mode=0700\nauth_file=u\ndefault_pool_size=16\n";
     let (mut other, _) = ini(ini_text).unwrap();
     assert_eq!(config.reserved.0.len(), 1);
-    assert_eq!(config.reserved.0["ha"]["interface"].as_str(), Some("eth0"));
+    assert_eq!(config.reserved.0["metrics"]["listen"].as_str(), Some("x"));
     other.reserved = config.reserved.clone();
     other.databases.get_mut("x").unwrap().connect_query = Some("select\n1".into());
     assert_eq!(config, other);

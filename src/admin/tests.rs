@@ -230,6 +230,62 @@ fn snapshot() -> Snapshot {
             port: 6432,
             link: 0,
         }],
+        ha: Some(pair()),
+    }
+}
+
+/// Two virtual routers, the second of which the peer does not know.
+fn pair() -> HaPicture {
+    let main = HaRouterRow {
+        router: "main".into(),
+        interface: "eth0".into(),
+        family: "ipv4",
+        virtual_router_id: 51,
+        state: HaState::Active,
+        since_us: 1_700_000_000_000_000,
+        reason: "no advert for 301 ms".into(),
+        priority: 254,
+        effective_priority: 254,
+        addresses: "192.0.2.10,192.0.2.11".into(),
+        active_address: Some("192.0.2.1".into()),
+        peer_state: Some(HaState::Backup),
+        interval_ms: 100,
+        adverts_sent: 1000,
+        adverts_received: 5_000_000_000,
+        discarded: 1,
+        last_discard: Some("TTL 254".into()),
+        hint: String::new(),
+    };
+    let hint = "allow protocol 112 to ff02::12".into();
+    let v6 = HaRouterRow { router: "main/v6".into(), family: "ipv6", state: HaState::Initialize, hint, ..main.clone() };
+    let v6 = HaRouterRow { active_address: None, peer_state: Some(HaState::NotConfigured), last_discard: None, ..v6 };
+    let step = |time_us, from, to, took_us| {
+        let router = "main".to_owned();
+        HaTransitionRow { time_us, router, from, to, reason: "start".into(), took_us }
+    };
+    HaPicture {
+        node: "a".into(),
+        fit: true,
+        fit_reason: String::new(),
+        maintenance: false,
+        peer: HaPeer { name: Some("b".into()), link: HaLinkState::Up, heard_ms_ago: Some(40) },
+        drift: vec!["pool_mode".into(), "max_db_connections".into()],
+        routers: vec![v6, main],
+        history: vec![
+            step(1_700_000_000_300_999, HaState::Backup, HaState::Active, Some(812)),
+            step(1_700_000_000_000_000, HaState::Initialize, HaState::Backup, None),
+        ],
+        paths: vec![
+            HaPathRow {
+                path: "192.0.2.2:6433".into(),
+                direction: "out",
+                state: "up",
+                heard_ms_ago: Some(40),
+                round_trip_us: Some(350),
+                error: None,
+            },
+            HaPathRow { path: "198.51.100.2:6433".into(), error: Some("timed out".into()), ..HaPathRow::default() },
+        ],
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::choice::{AuthType, SslMode};
+use super::ha::HaSettings;
 use super::problem::{Place, Problem, Severity, has_errors};
 use super::resolve::{Places, is_input_file};
 use super::settings::Settings;
@@ -23,6 +24,8 @@ pub enum FileRole {
     PrivateKey,
     /// `resolv_conf`.
     Resolver,
+    /// `pair_secret_file`: what both nodes of a pair know.
+    PairSecret,
 }
 
 /// A finding inside a file that the configuration names.
@@ -99,11 +102,18 @@ pub struct InputFile {
 
 /// Every file that is read with these settings.
 pub fn input_files(config: &Config) -> impl Iterator<Item = InputFile> {
-    Settings::specs().iter().filter(|spec| is_input_file(spec)).filter_map(|spec| {
+    let main = Settings::specs().iter().filter(|spec| is_input_file(spec)).filter_map(|spec| {
         let name = config.settings.get(spec.name).unwrap_or_default();
         let used = !name.is_empty() && is_used(config, spec.name);
         used.then(|| InputFile { setting: spec.name, role: role(spec.name), name })
-    })
+    });
+    let pair = config.ha.iter().flat_map(|ha| {
+        HaSettings::specs().iter().filter(|spec| is_input_file(spec)).filter_map(|spec| {
+            let name = ha.settings.get(spec.name).unwrap_or_default();
+            (!name.is_empty()).then(|| InputFile { setting: spec.name, role: role(spec.name), name })
+        })
+    });
+    main.chain(pair)
 }
 
 fn role(setting: &str) -> FileRole {
@@ -112,6 +122,7 @@ fn role(setting: &str) -> FileRole {
         "auth_hba_file" => FileRole::Hba,
         "auth_ident_file" => FileRole::Ident,
         "resolv_conf" => FileRole::Resolver,
+        "pair_secret_file" => FileRole::PairSecret,
         key if key.ends_with("_key_file") => FileRole::PrivateKey,
         _ => FileRole::Certificates,
     }
@@ -135,9 +146,42 @@ pub fn inspect(role: FileRole, bytes: &[u8]) -> Vec<Finding> {
     match role {
         FileRole::Certificates => pem(bytes, "CERTIFICATE-----", "certificate"),
         FileRole::PrivateKey => pem(bytes, "PRIVATE KEY-----", "private key"),
+        FileRole::PairSecret => pair_secret(bytes).err().into_iter().collect(),
         FileRole::Users | FileRole::Hba | FileRole::Ident | FileRole::Resolver => Vec::new(),
     }
 }
+
+/// The shortest secret of a pair, in bytes: what a machine makes of 128 random bits, or more.
+pub const MIN_PAIR_SECRET_BYTES: usize = 16;
+/// A file larger than this was named by mistake.
+const MAX_PAIR_SECRET_BYTES: usize = 4096;
+
+/// The secret in a `pair_secret_file`: all of it but white space at both ends, so that a line break does no harm.
+///
+/// # Errors
+/// The finding: too short, too long, or nothing but one and the same byte.
+pub fn pair_secret(bytes: &[u8]) -> Result<&[u8], Finding> {
+    let secret = bytes.trim_ascii();
+    let finding = |text: String| Err(Finding { severity: Severity::Error, line: 0, text });
+    if secret.len() < MIN_PAIR_SECRET_BYTES {
+        return finding(format!(
+            "a secret of {} bytes is too short, it needs {MIN_PAIR_SECRET_BYTES}; {MAKE_A_SECRET}",
+            secret.len()
+        ));
+    }
+    if secret.len() > MAX_PAIR_SECRET_BYTES {
+        return finding(format!(
+            "the file holds more than {MAX_PAIR_SECRET_BYTES} bytes, which is no secret; {MAKE_A_SECRET}"
+        ));
+    }
+    if secret.iter().all(|byte| Some(byte) == secret.first()) {
+        return finding(format!("the secret is one and the same character again and again; {MAKE_A_SECRET}"));
+    }
+    Ok(secret)
+}
+
+/// How an operator comes to a secret.
+pub(super) const MAKE_A_SECRET: &str = "make one with `openssl rand -hex 32` and copy it to both nodes";
 
 fn pem(bytes: &[u8], label: &str, what: &str) -> Vec<Finding> {
     let found =

@@ -1,4 +1,4 @@
-//! The little language on the right side of `[databases]`, `[users]` and `[peers]` lines: `key=value key='va''lue' …`.
+//! The little language on the right side of `[databases]`, `[users]`, `[peers]` and `[virtual_routers]` lines: `key=value key='va''lue' …`.
 //!
 //! Read as PgBouncer reads it: only the blank separates, a value in single quotes doubles its quotes, an empty value is an
 //! error, blanks round the `=` are skipped (so `password= user=x` gives the password `user=x`).

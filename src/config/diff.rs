@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::ha::{self, HaPlan};
 use super::model::{Config, Database};
 use super::params::{self, Param};
 use super::settings::{Apply, Settings};
@@ -59,7 +60,9 @@ pub struct Plan {
     pub users_changed: Vec<String>,
     /// Peers whose entry was added, removed or changed.
     pub peers_changed: Vec<u16>,
-    /// Kept tables (`ha`, …) that differ.
+    /// What changes about the pair.
+    pub ha: HaPlan,
+    /// Kept tables (`metrics`, …) that differ.
     pub reserved_changed: Vec<String>,
     /// A `client_tls_…` setting changed. (That a file's content changed only its reader can see.)
     pub client_tls: bool,
@@ -82,12 +85,12 @@ impl Plan {
 
     /// The settings that take effect.
     pub fn applied(&self) -> impl Iterator<Item = &SettingChange> {
-        self.settings.iter().filter(|change| change.effect == Effect::Applied)
+        self.settings.iter().chain(&self.ha.settings).filter(|change| change.effect == Effect::Applied)
     }
 
     /// The settings that wait for a restart.
     pub fn needing_restart(&self) -> impl Iterator<Item = &SettingChange> {
-        self.settings.iter().filter(|change| change.effect == Effect::NeedsRestart)
+        self.settings.iter().chain(&self.ha.settings).filter(|change| change.effect == Effect::NeedsRestart)
     }
 }
 
@@ -101,6 +104,7 @@ pub fn apply_reload(old: &Config, new: &Config) -> Config {
             (spec.copy)(&mut merged.settings, &old.settings);
         }
     }
+    merged.ha = ha::diff::apply_reload(old.ha.as_ref(), new.ha.as_ref());
     merged
 }
 
@@ -142,6 +146,7 @@ pub fn diff(old: &Config, new: &Config) -> Plan {
         .collect();
     plan.users_changed = entries(&by_ref(&old.users), &by_ref(&new.users)).all_names();
     plan.peers_changed = entries(&by_ref(&old.peers), &by_ref(&new.peers)).all_names();
+    plan.ha = ha::diff::diff(old.ha.as_ref(), new.ha.as_ref());
     plan.reserved_changed = entries(&by_ref(&old.reserved.0), &by_ref(&new.reserved.0)).all_names();
     plan
 }

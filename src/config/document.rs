@@ -21,7 +21,7 @@ impl fmt::Debug for Assignment {
     }
 }
 
-/// One entry of `[databases]`, `[users]` or `[peers]` with its parameters.
+/// One entry of `[databases]`, `[users]`, `[peers]` or `[virtual_routers]` with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) name: String,
@@ -39,6 +39,11 @@ pub(super) struct Document {
     pub(super) databases: Vec<Entry>,
     pub(super) users: Vec<Entry>,
     pub(super) peers: Vec<Entry>,
+    /// The settings of `[ha]`.
+    pub(super) ha: Vec<Assignment>,
+    /// Where `[ha]` begins, or else `[virtual_routers]`.
+    pub(super) ha_place: Option<Place>,
+    pub(super) routers: Vec<Entry>,
     pub(super) reserved: Vec<(String, toml::Table, Place)>,
     /// The file, or its main section, is missing: what else it lacks is not worth a word.
     pub(super) incomplete: bool,
@@ -53,6 +58,9 @@ impl Document {
             databases: Vec::new(),
             users: Vec::new(),
             peers: Vec::new(),
+            ha: Vec::new(),
+            ha_place: None,
+            routers: Vec::new(),
             reserved: Vec::new(),
             incomplete: false,
         }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::ReadFile;
 use super::connstr;
 use super::document::{Assignment, Document, Entry, Form, LineIndex};
+use super::ha::HaSettings;
 use super::problem::{Place, Problem};
 use super::settings::Settings;
 use super::suggest;
@@ -20,7 +21,7 @@ const MAX_INCLUDE_DEPTH: u32 = 10;
 /// How many files may be included in all: ten levels of files that include several could go on for ever.
 const MAX_INCLUDES: u32 = 1000;
 
-const SECTIONS: [&str; 4] = ["pgbouncer", "databases", "users", "peers"];
+const SECTIONS: [&str; 6] = ["pgbouncer", "databases", "users", "peers", "ha", "virtual_routers"];
 
 /// Read the file and all that it includes.
 pub(super) fn read(path: &Path, read_file: &mut ReadFile<'_>, problems: &mut Vec<Problem>) -> Document {
@@ -56,6 +57,8 @@ enum Section {
     Databases,
     Users,
     Peers,
+    Ha,
+    VirtualRouters,
     /// A header that was refused: its lines are passed over.
     Unknown,
 }
@@ -196,6 +199,11 @@ impl Reader<'_, '_> {
             b"databases" => Section::Databases,
             b"users" => Section::Users,
             b"peers" => Section::Peers,
+            b"ha" => {
+                self.document.ha_place.get_or_insert(place);
+                Section::Ha
+            }
+            b"virtual_routers" => Section::VirtualRouters,
             _ => {
                 let name = String::from_utf8_lossy(name);
                 let problem = Problem::error(Some(&place), format!("invalid section \"{name}\" in configuration"));
@@ -260,18 +268,24 @@ impl Reader<'_, '_> {
                 let line = Assignment { key: key.to_owned(), value: value.to_owned(), place };
                 return self.document.settings.push(line);
             }
+            Section::Ha => {
+                let line = Assignment { key: key.to_owned(), value: value.to_owned(), place };
+                return self.document.ha.push(line);
+            }
             Section::Missing => {
                 let text = format!("load_init_file: value without section: {key}");
-                return self.problems.push(Problem::error(Some(&place), text).maybe_hint(misplaced(key)));
+                return self.problems.push(Problem::error(Some(&place), text).maybe_hint(homeless(key)));
             }
             Section::Unknown => return,
             Section::Users => "user settings",
             Section::Databases | Section::Peers => "connection string",
+            Section::VirtualRouters => "parameters",
         };
         let Some(entry) = self.entry(key, value, place, unit) else { return };
         match self.section {
             Section::Databases => self.document.databases.push(entry),
             Section::Users => self.document.users.push(entry),
+            Section::VirtualRouters => self.document.routers.push(entry),
             _ => self.document.peers.push(entry),
         }
     }
@@ -303,13 +317,19 @@ impl Reader<'_, '_> {
 /// What to do about a section that does not exist.
 fn section_hint(name: &str) -> String {
     let plain = name.trim();
-    if ["ha", "metrics", "topology"].contains(&plain) {
+    if ["metrics", "topology"].contains(&plain) {
         return format!("[{plain}] exists only in the TOML form of the configuration");
     }
     if plain == "pgtandem" {
         return "in this form of file the section is called [pgbouncer]".to_owned();
     }
     suggest::hint(plain, SECTIONS).unwrap_or_else(|| format!("the sections are [{}]", SECTIONS.join("], [")))
+}
+
+/// The advice for a setting that stands in no section.
+fn homeless(name: &str) -> Option<String> {
+    let of_the_pair = || HaSettings::spec(name).map(|_| format!("`{name}` is a setting and belongs in section [ha]"));
+    misplaced(name).or_else(of_the_pair)
 }
 
 /// The advice for a setting that stands in a wrong section.

@@ -1,12 +1,14 @@
-//! The parameters of `[databases]`, `[users]` and `[peers]` entries: how each is read and printed. Numbers are read as C's
-//! `atoi` reads them, times are whole seconds.
+//! The parameters of `[databases]`, `[users]`, `[peers]` and `[virtual_routers]` entries: how each is read and printed. In the
+//! first three, which are PgBouncer's, numbers are read as C's `atoi` reads them and times are whole seconds; a parameter of
+//! `[virtual_routers]` is read as the setting of `[ha]` that it replaces.
 
 use std::time::Duration;
 
 use super::choice::{LoadBalanceHosts, PoolMode};
+use super::ha::{AddressList, HaSettings, RouterEntry};
 use super::model::{Database, HostSpec, Peer, User};
-use super::settings::Kind;
-use super::value::{Caution, Scalar, Secret};
+use super::settings::{ANY, Kind};
+use super::value::{Caution, Scalar, Secret, Value};
 
 /// One parameter of an entry of type `T`.
 pub(super) struct Param<T: 'static> {
@@ -264,4 +266,37 @@ pub(super) static PEER: &[Param<PeerDraft>] = &[
         reconnects: true,
     },
     param!(PeerDraft, pool_size, Kind::Int, count, int),
+];
+
+/// A parameter of a virtual router, read as the setting of the same name in `[ha]`.
+fn as_setting<T: Value>(name: &str, text: &str) -> Result<(Option<T>, Caution), String> {
+    let bounds = HaSettings::spec(name).map_or(ANY, |spec| spec.bounds);
+    match T::parse(text, bounds) {
+        Ok((value, caution)) => Ok((Some(value), caution.map(|caution| format!("{name}: {caution}")))),
+        Err(why) => Err(format!("invalid value \"{text}\" for parameter {name}: it wants {why}")),
+    }
+}
+
+fn number(number: u8) -> Scalar {
+    Scalar::Int(number.into())
+}
+
+/// An address list of one item may be written as plain text.
+fn addresses(list: AddressList) -> Scalar {
+    let items: Vec<_> = list.iter().map(|address| address.to_string()).collect();
+    let text = items.join(",");
+    if items.len() == 1 { Scalar::Text(text) } else { Scalar::List(items, text) }
+}
+
+/// The parameters of `[virtual_routers]`.
+pub(super) static ROUTER: &[Param<RouterEntry>] = &[
+    param!(RouterEntry, address, Kind::List, as_setting, addresses),
+    param!(RouterEntry, interface, Kind::Text, as_setting, Scalar::Text),
+    param!(RouterEntry, virtual_router_id, Kind::Int, as_setting, number),
+    param!(RouterEntry, priority, Kind::Int, as_setting, number),
+    param!(RouterEntry, advertisement_interval_ms, Kind::Int, as_setting, int),
+    param!(RouterEntry, preempt, Kind::Bool, as_setting, Scalar::Bool),
+    param!(RouterEntry, preempt_delay, Kind::Time, as_setting, Scalar::Time),
+    param!(RouterEntry, vrrp_version, Kind::Int, as_setting, number),
+    param!(RouterEntry, virtual_mac, Kind::Bool, as_setting, Scalar::Bool),
 ];

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::ha::{Ha, HaSettings};
 use super::model::Config;
 use super::params::{self, Param, PeerDraft};
 use super::settings::Settings;
@@ -30,12 +31,30 @@ pub fn to_toml(config: &Config) -> String {
     for (id, peer) in &config.peers {
         entry(&mut text, "peers", &id.to_string(), params::PEER, &PeerDraft::from(peer));
     }
+    if let Some(ha) = &config.ha {
+        pair(&mut text, ha);
+    }
     for (name, table) in &config.reserved.0 {
         let mut outer = toml::Table::new();
         outer.insert(name.clone(), toml::Value::Table(table.clone()));
         let _ = write!(text, "\n{outer}");
     }
     text
+}
+
+/// `[ha]` is printed even if all its settings have their defaults: that it is there means something.
+fn pair(text: &mut String, ha: &Ha) {
+    text.push_str("\n[ha]\n");
+    for spec in HaSettings::specs() {
+        if ha.settings.is_changed(spec)
+            && let Some(value) = (spec.get)(&ha.settings)
+        {
+            assignment(text, spec.name, &value);
+        }
+    }
+    for (name, router) in &ha.entries {
+        entry(text, "virtual_routers", name, params::ROUTER, router);
+    }
 }
 
 fn entry<T>(text: &mut String, section: &str, name: &str, params: &[Param<T>], value: &T) {

@@ -1,10 +1,11 @@
 //! From names and texts to a [`Config`]: every name must be known, every value must do, and what does not is reported with
 //! its line and with advice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::checks;
 use super::document::{Assignment, Document, Entry, Form};
+use super::ha::{self, Ha, HaSettings, RouterEntry};
 use super::model::{Config, DEFAULT_PEER_PORT, Database, Peer, User};
 use super::params::{self, ALIASES, Param, PeerDraft};
 use super::problem::{Place, Problem};
@@ -18,6 +19,14 @@ pub struct Places {
     settings: BTreeMap<&'static str, Place>,
     databases: BTreeMap<String, Place>,
     peers: BTreeMap<u16, Place>,
+    /// The settings of `[ha]`.
+    ha: BTreeMap<&'static str, Place>,
+    /// Where `[ha]` begins.
+    ha_section: Option<Place>,
+    /// Entries of `[virtual_routers]` with their parameters.
+    routers: BTreeMap<String, (Place, BTreeMap<&'static str, Place>)>,
+    /// Settings of `[ha]` and entries of `[virtual_routers]` that were refused: that they are missing need not be said.
+    refused: BTreeSet<String>,
 }
 
 impl Places {
@@ -26,10 +35,40 @@ impl Places {
         self.peers.values().min()
     }
 
-    /// The line of a setting, if the file names it.
+    /// The line of a setting, if the file names it; no name stands in both `[pgbouncer]` and `[ha]`.
     #[must_use]
     pub fn setting(&self, name: &str) -> Option<&Place> {
-        self.settings.get(name)
+        self.settings.get(name).or_else(|| self.ha.get(name))
+    }
+
+    /// The line on which `[ha]` begins, if there is one.
+    #[must_use]
+    pub fn ha(&self) -> Option<&Place> {
+        self.ha_section.as_ref()
+    }
+
+    /// Was a setting of `[ha]`, or an entry of `[virtual_routers]`, given but refused?
+    pub(super) fn was_refused(&self, name: &str) -> bool {
+        self.refused.contains(name)
+    }
+
+    /// Was any entry of `[virtual_routers]` refused, or its line or setting of `[ha]`?
+    pub(super) fn anything_refused(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
+    /// The line of the first of these parameters that a virtual router has, by itself or from `[ha]`; or else the line of
+    /// the entry, or of `[ha]`.
+    #[must_use]
+    pub(super) fn router(&self, entry: &str, params: &[&str]) -> Option<&Place> {
+        let entry = self.routers.get(entry);
+        let given = |param: &&str| {
+            // These two of `[ha]` belong to the router that it describes by itself.
+            let inherited = entry.is_none() || !["address", "virtual_router_id"].contains(param);
+            let own = entry.and_then(|(_, own)| own.get(*param));
+            own.or_else(|| self.ha.get(*param).filter(|_| inherited))
+        };
+        params.iter().find_map(given).or(entry.map(|(place, _)| place)).or(self.ha())
     }
 
     /// The line of an entry of `[databases]`.
@@ -60,6 +99,7 @@ pub(super) fn resolve(document: &Document, problems: &mut Vec<Problem>) -> (Conf
     for entry in &document.peers {
         resolver.peer(entry);
     }
+    resolver.pair(document);
     for (name, table, place) in &document.reserved {
         let text = format!("[{name}] is not available yet: it is read and kept, but does nothing");
         resolver.problems.push(Problem::notice(Some(place), text));
@@ -67,6 +107,7 @@ pub(super) fn resolve(document: &Document, problems: &mut Vec<Problem>) -> (Conf
     }
     if !document.incomplete {
         checks::run(&resolver.config, &resolver.places, resolver.problems);
+        ha::resolve::run(&mut resolver.config, &resolver.places, resolver.problems);
     }
     (resolver.config, resolver.places)
 }
@@ -86,6 +127,7 @@ struct Words {
 
 const DATABASES: Words = Words { section: "databases", unknown: "unrecognized connection parameter" };
 const USERS: Words = Words { section: "users", unknown: "unrecognized user parameter" };
+const ROUTERS: Words = Words { section: "virtual_routers", unknown: "unrecognized parameter of a virtual router" };
 const PEERS: Words = Words { section: "peers", unknown: "unrecognized connection parameter" };
 
 impl Resolver<'_> {
@@ -241,6 +283,64 @@ impl Resolver<'_> {
     }
 }
 
+/// The sections `[ha]` and `[virtual_routers]`.
+impl Resolver<'_> {
+    fn pair(&mut self, document: &Document) {
+        let place = document.ha_place.as_ref().or(document.routers.first().map(|entry| &entry.place));
+        let Some(place) = place else { return };
+        self.places.ha_section = Some(place.clone());
+        let mut ha = Ha::default();
+        for line in &document.ha {
+            self.ha_setting(&mut ha.settings, line);
+        }
+        for entry in &document.routers {
+            self.router(&mut ha, entry);
+        }
+        self.config.ha = Some(ha);
+    }
+
+    fn ha_setting(&mut self, settings: &mut HaSettings, line: &Assignment) {
+        if !self.is_text(&line.key, &line.value, &line.place) {
+            return;
+        }
+        let place = Some(&line.place);
+        match settings.assign(&line.key, &line.value) {
+            Ok(caution) => {
+                if let Some(spec) = HaSettings::spec(&line.key) {
+                    self.places.ha.insert(spec.name, line.place.clone());
+                }
+                if let Some(caution) = caution {
+                    self.problems.push(Problem::warning(place, format!("{}: {caution}", line.key)));
+                }
+            }
+            Err(SetError::Value(why)) => {
+                self.places.refused.insert(line.key.clone());
+                self.problems.push(bad_setting(&line.key, &line.value, &why.0).at(&line.place));
+            }
+            Err(SetError::Unknown(candidate)) => {
+                let text = format!("unknown parameter: ha/{}", line.key);
+                let main = self.form.main_section();
+                let hint = Settings::spec(&line.key)
+                    .map(|spec| format!("`{}` is a setting and belongs in section [{main}]", spec.name))
+                    .or_else(|| candidate.map(|candidate| format!("did you mean `{candidate}`?")));
+                self.problems.push(Problem::error(place, text).maybe_hint(hint));
+            }
+        }
+    }
+
+    fn router(&mut self, ha: &mut Ha, entry: &Entry) {
+        let mut router = RouterEntry::default();
+        if !self.params(&ROUTERS, params::ROUTER, entry, &mut router) {
+            self.places.refused.insert(entry.name.clone());
+            return;
+        }
+        let lines = entry.params.iter();
+        let lines = lines.filter_map(|line| Some((params::find(params::ROUTER, &line.key)?.name, line.place.clone())));
+        self.places.routers.insert(entry.name.clone(), (entry.place.clone(), lines.collect()));
+        ha.entries.insert(entry.name.clone(), router);
+    }
+}
+
 impl Problem {
     /// The same finding at a place.
     fn at(mut self, place: &Place) -> Self {
@@ -287,7 +387,10 @@ fn unknown_setting_hint(name: &str, candidate: Option<String>, form: Form) -> Op
     let database = params::find(params::DATABASE, name).is_some();
     let user = params::find(params::USER, name).is_some();
     let section = match (form, database, user) {
-        (_, false, false) => return candidate.map(|candidate| format!("did you mean `{candidate}`?")),
+        (_, false, false) => {
+            let of_the_pair = || HaSettings::spec(name).map(|_| "it belongs in section [ha]".to_owned());
+            return candidate.map(|candidate| format!("did you mean `{candidate}`?")).or_else(of_the_pair);
+        }
         (Form::Ini, true, true) => "it belongs to an entry of section [databases] or [users]",
         (Form::Ini, true, false) => "it belongs to an entry of section [databases]",
         (Form::Ini, false, true) => "it belongs to an entry of section [users]",
@@ -304,6 +407,10 @@ fn unknown_param_hint<T>(words: &Words, params: &'static [Param<T>], name: &str,
     if Settings::spec(name).is_some() {
         return Some(format!("`{name}` is a setting and belongs in section [{}]", form.main_section()));
     }
+    if words.section == "virtual_routers" {
+        let of_the_pair = HaSettings::spec(name).map(|_| format!("`{name}` is a setting and belongs in section [ha]"));
+        return of_the_pair.or_else(|| suggest::hint(name, params.iter().map(|param| param.name)));
+    }
     suggest::hint(name, known).or_else(|| {
         let other = match words.section {
             "databases" => params::find(params::USER, name).map(|_| "users"),
@@ -319,7 +426,7 @@ pub(super) fn first_place<'a>(places: &'a Places, names: &[&str]) -> Option<&'a 
 }
 
 /// Is the setting a file name that the program reads?
-pub(super) fn is_input_file(spec: &Spec) -> bool {
+pub(super) fn is_input_file<S>(spec: &Spec<S>) -> bool {
     matches!(
         spec.name,
         "auth_file"
@@ -332,5 +439,9 @@ pub(super) fn is_input_file(spec: &Spec) -> bool {
             | "server_tls_cert_file"
             | "server_tls_key_file"
             | "resolv_conf"
+            | "pair_secret_file"
+            | "pair_tls_ca_file"
+            | "pair_tls_cert_file"
+            | "pair_tls_key_file"
     )
 }

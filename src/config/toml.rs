@@ -1,7 +1,7 @@
 //! The native form of the configuration: the same settings in TOML.
 //!
-//! `[pgtandem]` holds the settings, `[databases.NAME]`, `[users.NAME]` and `[peers.ID]` the entries; `[ha]`, `[metrics]` and
-//! `[topology]` are kept for later. A value may have its TOML type (number, true, list) or be text as in the ini file.
+//! `[pgtandem]` holds the settings, `[databases.NAME]`, `[users.NAME]`, `[peers.ID]` and `[virtual_routers.NAME]` the entries,
+//! `[ha]` the settings of the pair; `[metrics]` and `[topology]` are kept for later. A value may have its TOML type (number, true, list) or be text as in the ini file.
 
 use std::sync::Arc;
 
@@ -10,13 +10,14 @@ use ::toml::de::{DeTable, DeValue};
 use serde::Deserialize;
 
 use super::document::{Assignment, Document, Entry, Form, LineIndex};
+use super::ha::HaSettings;
 use super::params::{self, Param};
 use super::problem::{Place, Problem};
 use super::settings::{Kind, Settings};
 use super::suggest;
 
 const MAIN: &str = "pgtandem";
-const TABLES: [&str; 7] = ["pgtandem", "databases", "users", "peers", "ha", "metrics", "topology"];
+const TABLES: [&str; 8] = ["pgtandem", "databases", "users", "peers", "ha", "virtual_routers", "metrics", "topology"];
 
 /// Read the text of a file.
 pub(super) fn read(file: &str, bytes: &[u8], problems: &mut Vec<Problem>) -> Document {
@@ -45,6 +46,8 @@ pub(super) fn read(file: &str, bytes: &[u8], problems: &mut Vec<Problem>) -> Doc
     document.settings.sort_by(|one, other| one.place.cmp(&other.place));
     document.databases.sort_by(|one, other| one.place.cmp(&other.place));
     document.users.sort_by(|one, other| one.place.cmp(&other.place));
+    document.ha.sort_by(|one, other| one.place.cmp(&other.place));
+    document.routers.sort_by(|one, other| one.place.cmp(&other.place));
     reader.document
 }
 
@@ -67,7 +70,11 @@ impl Reader<'_> {
             return;
         };
         match name {
-            MAIN => self.settings(table),
+            MAIN => self.document.settings = self.settings(table, |name| Settings::spec(name).map(|spec| spec.kind)),
+            "ha" => {
+                self.document.ha = self.settings(table, |name| HaSettings::spec(name).map(|spec| spec.kind));
+                self.document.ha_place = Some(place);
+            }
             "databases" => {
                 let entries = self.entries(name, params::DATABASE, table);
                 self.document.databases = entries;
@@ -80,19 +87,22 @@ impl Reader<'_> {
                 let entries = self.entries(name, params::PEER, table);
                 self.document.peers = entries;
             }
+            "virtual_routers" => {
+                let entries = self.entries(name, params::ROUTER, table);
+                self.document.routers = entries;
+            }
             _ => self.reserved(name, place, value),
         }
     }
 
-    fn settings(&mut self, table: &DeTable<'_>) {
+    fn settings(&mut self, table: &DeTable<'_>, kind_of: fn(&str) -> Option<Kind>) -> Vec<Assignment> {
+        let mut lines = Vec::new();
         for (key, value) in table {
             let name: &str = key.get_ref();
             let place = self.lines.place(key.span().start);
-            let kind = Settings::spec(name).map(|spec| spec.kind);
-            if let Some(line) = self.assignment(name, kind, place, value) {
-                self.document.settings.push(line);
-            }
+            lines.extend(self.assignment(name, kind_of(name), place, value));
         }
+        lines
     }
 
     fn entries<T>(&mut self, section: &str, params: &'static [Param<T>], table: &DeTable<'_>) -> Vec<Entry> {

@@ -21,6 +21,8 @@ pub enum Kind {
     Users,
     /// A private key: a secret.
     PrivateKey,
+    /// `pair_secret_file`: a secret.
+    PairSecret,
     /// Certificates, rules: no secret, unless a private key stands in it too.
     Plain,
 }
@@ -146,6 +148,7 @@ fn secret_in(kind: Kind, bytes: &[u8]) -> Option<&'static str> {
     match kind {
         Kind::Users => Some("passwords or secrets of users"),
         Kind::PrivateKey => Some("a private key"),
+        Kind::PairSecret => Some("the secret of the pair"),
         Kind::Configuration => has_password(bytes).then_some("a password"),
         Kind::Plain => bytes
             .windows(KEY_LABEL.len())

@@ -162,6 +162,10 @@ impl Daemon {
         for change in plan.needing_restart() {
             tracing::warn!("{} changed; the new value takes effect at the next start", change.name);
         }
+        if plan.ha.switched {
+            let what = if old.ha.is_some() { "gone" } else { "new" };
+            tracing::warn!("section [ha] is {what}; that takes effect at the next start");
+        }
         self.put_in_force(setup, &old);
         tracing::info!("configuration from {} is in force", file.display());
         Ok(())

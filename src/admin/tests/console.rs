@@ -51,12 +51,16 @@ fn commands_and_their_tags() {
         ("KILL_CLIENT 3", "KILL_CLIENT"),
         ("WAIT_CLOSE", "WAIT_CLOSE"),
         ("SHUTDOWN WAIT_FOR_SERVERS", "SHUTDOWN"),
+        ("SWITCHOVER main", "SWITCHOVER"),
+        ("ha maintenance on", "HA MAINTENANCE ON"),
+        ("HA MAINTENANCE OFF", "HA MAINTENANCE OFF"),
+        ("PAUSE shop ON PAIR", "PAUSE"),
         ("set Verbose = '2'", "SET Verbose=2"),
     ] {
         assert_eq!(act(&mut console, query, ActionResult::Done), [format!("Complete {tag}"), "Ready I".into()]);
     }
     assert_eq!(
-        act(&mut console, "SET client_tls_key_file='x'", ActionResult::DoneWithNotice(TLS_NOT_APPLIED)),
+        act(&mut console, "SET client_tls_key_file='x'", ActionResult::DoneWithNotice(TLS_NOT_APPLIED.into())),
         [format!("NOTICE 00000 {TLS_NOT_APPLIED}"), "Complete SET client_tls_key_file=x".into(), "Ready I".into()]
     );
     assert!(act(&mut console, "SHUTDOWN", ActionResult::Done).is_empty());
@@ -81,6 +85,9 @@ fn refusals_speak_pgbouncers_words() {
         ("WAIT_CLOSE pgbouncer", ConsoleDatabase, "cannot wait in admin db: pgbouncer"),
         ("KILL_CLIENT 1000", NoSuchClient, "client not found"),
         ("SET nokey=1", SetFailed, "SET failed"),
+        ("SWITCHOVER main", NoSuchRouter, "no such virtual router: main"),
+        ("PAUSE dne ON PAIR", NoSuchDatabase, "no such database: dne"),
+        ("PAUSE pgbouncer ON PAIR", ConsoleDatabase, "cannot pause admin db: pgbouncer"),
     ] {
         let lines = act(&mut console, query, ActionResult::Refused(refusal));
         assert_eq!(lines, [format!("ERROR 08P01 {text}"), "Ready I".into()]);
@@ -95,6 +102,23 @@ fn refusals_speak_pgbouncers_words() {
     );
     let failed = ActionResult::Failed(Fault::error(Culprit::Us, "out of luck").with_sqlstate("58000"));
     assert_eq!(act(&mut console, "RECONNECT", failed), ["ERROR 58000 out of luck", "Ready I"]);
+}
+
+#[test]
+fn a_node_without_a_pair_says_so() {
+    let alone = || ActionResult::Snapshot(Box::new(Snapshot::default()));
+    let mut console = console(Rights::Stats);
+    for query in ["SHOW HA", "SHOW HA HISTORY", "SHOW HA LINK"] {
+        let lines = act(&mut console, query, alone());
+        let notice = "NOTICE 00000 no [ha] section: this node is not part of a pair";
+        assert_eq!(lines[1..], [notice, "Complete SHOW", "Ready I"], "{query}");
+    }
+    assert_eq!(act(&mut console, "SHOW HA", ActionResult::Snapshot(Box::new(snapshot()))).len(), 1 + 2 + 2);
+    let mut console = super::console(Rights::Admin);
+    for query in ["SWITCHOVER", "HA MAINTENANCE ON", "PAUSE shop ON PAIR"] {
+        let lines = act(&mut console, query, ActionResult::Refused(Refusal::NoPair));
+        assert_eq!(lines, ["ERROR 55000 no [ha] section: this node is not part of a pair", "Ready I"], "{query}");
+    }
 }
 
 #[test]
@@ -126,6 +150,17 @@ fn verdicts_and_log_lines() {
 
     assert_eq!(Action::Reload.log_text().as_deref(), Some("RELOAD command issued"));
     assert_eq!(Action::Enable("shop".into()).log_text().as_deref(), Some("ENABLE 'shop' command issued"));
+    let pair = |action| Action::OnPair(Box::new(action));
+    assert_eq!(Action::Switchover(None).log_text().as_deref(), Some("SWITCHOVER command issued"));
+    assert_eq!(Action::Switchover(db()).log_text().as_deref(), Some("SWITCHOVER 'shop' command issued"));
+    assert_eq!(Action::HaMaintenance(true).log_text().as_deref(), Some("HA MAINTENANCE ON command issued"));
+    assert_eq!(pair(Action::Pause(db())).log_text().as_deref(), Some("PAUSE 'shop' ON PAIR command issued"));
+    assert_eq!(pair(Action::Reload).log_text().as_deref(), Some("RELOAD ON PAIR command issued"));
+    assert_eq!(verdict(&pair(Action::Pause(db())), &paused), (false, Some(Refusal::AlreadyPaused)));
+    assert_eq!(verdict(&pair(Action::Resume(None)), &idle), (true, Some(Refusal::NotPaused)));
+    assert_eq!(verdict(&pair(Action::Pause(db())), &idle), (true, None));
+    assert_eq!(verdict(&Action::Switchover(db()), &paused), (true, None), "a router is no database");
+    assert!(pair(Action::Pause(db())).registers_database() && !pair(Action::Resume(db())).registers_database());
     let wait = Action::Shutdown(ShutdownMode::WaitForClients);
     assert_eq!(wait.log_text().as_deref(), Some("SHUTDOWN WAIT_FOR_CLIENTS command issued"));
     assert!(Action::Pause(db()).registers_database() && !Action::Resume(db()).registers_database());
@@ -134,7 +169,18 @@ fn verdicts_and_log_lines() {
 #[test]
 fn stats_users_may_only_look() {
     let mut console = console(Rights::Stats);
-    for query in ["RELOAD", "SHOW FDS", "DISABLE", "KILL_CLIENT x", "SET k=v", "SHUTDOWN", "PAUSE shop"] {
+    for query in [
+        "RELOAD",
+        "SHOW FDS",
+        "DISABLE",
+        "KILL_CLIENT x",
+        "SET k=v",
+        "SHUTDOWN",
+        "PAUSE shop",
+        "SWITCHOVER",
+        "HA MAINTENANCE ON",
+        "PAUSE ON PAIR",
+    ] {
         assert_eq!(answer(&mut console, query), ["ERROR 08P01 admin access needed", "Ready I"], "{query}");
     }
     // What is no command is no command for anybody.

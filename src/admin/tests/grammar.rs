@@ -13,6 +13,7 @@ fn some(db: &str) -> Option<String> {
 #[test]
 fn commands() {
     let long_db = "d".repeat(63);
+    let pair = |command| Command::OnPair(Box::new(command));
     let set = |key: &str, value: &str| Command::Set { key: key.into(), value: value.into() };
     let table = [
         ("SHOW POOLS", Command::Show(Item::Pools)),
@@ -38,6 +39,26 @@ fn commands() {
         ("SHUTDOWN", Command::Shutdown(ShutdownMode::Now)),
         ("shutdown wait_for_servers", Command::Shutdown(ShutdownMode::WaitForServers)),
         ("SHUTDOWN WAIT_FOR_CLIENTS", Command::Shutdown(ShutdownMode::WaitForClients)),
+        ("SHOW HA", Command::Show(Item::Ha)),
+        ("show ha History;", Command::Show(Item::HaHistory)),
+        ("SHOW HA\nLINK", Command::Show(Item::HaLink)),
+        ("SWITCHOVER", Command::Switchover(None)),
+        ("switchover main;", Command::Switchover(some("main"))),
+        ("SWITCHOVER \"main/v6\"", Command::Switchover(some("main/v6"))),
+        ("HA MAINTENANCE ON", Command::HaMaintenance(true)),
+        ("ha maintenance off ;", Command::HaMaintenance(false)),
+        ("PAUSE ON PAIR", pair(Command::Pause(None))),
+        ("PAUSE on", Command::Pause(some("on"))),
+        ("pause shop on pair;", pair(Command::Pause(some("shop")))),
+        ("PAUSE \"on pair\" ON PAIR", pair(Command::Pause(some("on pair")))),
+        ("PAUSE on ON PAIR", pair(Command::Pause(some("on")))),
+        ("RESUME ON PAIR", pair(Command::Resume(None))),
+        ("RELOAD ON PAIR", pair(Command::Reload)),
+        ("RECONNECT shop ON PAIR", pair(Command::Reconnect(some("shop")))),
+        ("DISABLE shop ON PAIR", pair(Command::Disable(some("shop")))),
+        ("ENABLE shop ON PAIR", pair(Command::Enable(some("shop")))),
+        ("KILL ON PAIR", pair(Command::Kill(None))),
+        ("WAIT_CLOSE ON PAIR", pair(Command::WaitClose(None))),
         ("set k=v", set("k", "v")),
         ("set k = v;", set("k", "v")),
         ("SET k='v w''s ;'", set("k", "v w's ;")),
@@ -95,6 +116,26 @@ fn what_is_no_command_is_told_back() {
         "RELOAD now",
         "SUSPEND shop",
         "SHUTDOWN NOW",
+        "SHOW HA nothing",
+        "SHOW HA HISTORY x",
+        "SHOW POOLS LINK",
+        "HA",
+        "HA MAINTENANCE",
+        "HA MAINTENANCE maybe",
+        "HA \"MAINTENANCE ON\"",
+        "SWITCHOVER a b",
+        "PAUSE, ON PAIR",
+        "PAUSE shop ON",
+        "PAUSE a b ON PAIR",
+        "PAUSE ON PAIR ON PAIR",
+        "RELOAD x ON PAIR",
+        "SUSPEND ON PAIR",
+        "SHUTDOWN ON PAIR",
+        "KILL_CLIENT 3 ON PAIR",
+        "SWITCHOVER ON PAIR",
+        "SHOW POOLS ON PAIR",
+        "BEGIN ON PAIR",
+        "ON PAIR",
         "SET",
         "SET k",
         "SET k=",
@@ -128,6 +169,8 @@ fn lengths_count_the_raw_text() {
         format!("SET k={}", d(256)),
         format!("SET k='{}'", d(254)),
         "SET \"\"=x".to_owned(),
+        format!("PAUSE {} ON PAIR", d(64)),
+        format!("SWITCHOVER {}", d(64)),
     ] {
         assert_eq!(text(&query), "bad arguments", "{query}");
     }
@@ -148,4 +191,50 @@ fn only_what_is_shown_is_needed() {
     assert_eq!(needs(&Command::Show(Item::Version)), Needs::NONE);
     assert_eq!(needs(&Command::Show(Item::Clients)), Needs::CLIENTS);
     assert_eq!(needs(&Command::Reload), Needs::NONE);
+}
+
+proptest::proptest! {
+    /// What one node sends, the other understands, whatever the database is called.
+    #[test]
+    fn commands_travel_to_the_peer(name in "[^\\x00]{1,20}|[a-z_0-9]{1,63}", which in 0..7_usize) {
+        let db = || Some(name.clone());
+        let action = match which {
+            0 => Action::Pause(db()),
+            1 => Action::Resume(db()),
+            2 => Action::Disable(name.clone()),
+            3 => Action::Enable(name.clone()),
+            4 => Action::Reconnect(db()),
+            5 => Action::Kill(db()),
+            _ => Action::WaitClose(db()),
+        };
+        let text = action.to_command().unwrap();
+        // Only a name that an operator could have typed comes here.
+        if text.len() <= action.name().len() + 1 + 63 {
+            proptest::prop_assert_eq!(Action::from_command(&text), Ok(action), "{}", text);
+        }
+    }
+}
+
+#[test]
+fn a_peer_may_ask_for_little() {
+    for action in [Action::Reload, Action::Pause(None), Action::Resume(None), Action::Kill(None)] {
+        let text = action.to_command().unwrap();
+        assert_eq!(Action::from_command(&text), Ok(action));
+    }
+    for query in [
+        "SHUTDOWN",
+        "SUSPEND",
+        "SET k=v",
+        "SHOW POOLS",
+        "KILL_CLIENT 1",
+        "SWITCHOVER",
+        "HA MAINTENANCE ON",
+        "PAUSE ON PAIR",
+    ] {
+        let error = Action::from_command(query).expect_err(query).text;
+        assert!(error.ends_with("is not a command for the peer"), "{query}: {error}");
+    }
+    for query in ["", "BEGIN", "DISCARD ALL", "DISABLE", "nonsense", "PAUSE a; PAUSE b"] {
+        assert!(Action::from_command(query).is_err(), "{query}");
+    }
 }

@@ -11,7 +11,7 @@ const SOCKET_COLUMNS: &str = "type text, user text, database text, replication t
      close_needed int4, ptr text, link text, remote_pid int4, tls text, application_name text, \
      prepared_statements int4, id int4";
 
-const COLUMNS: [(Item, &str); 17] = [
+const COLUMNS: [(Item, &str); 20] = [
     (Item::Version, "version text"),
     (Item::State, "key text, value text"),
     (Item::Config, "key text, value text, default text, changeable text"),
@@ -52,6 +52,15 @@ const COLUMNS: [(Item, &str); 17] = [
          client_encoding text, std_strings text, datestyle text, timezone text, password text, \
          scram_client_key bytea, scram_server_key bytea",
     ),
+    (
+        Item::Ha,
+        "router text, interface text, family text, virtual_router_id int4, state text, since_time text, reason text, \
+         priority int4, effective_priority int4, addresses text, active_address text, node text, fit text, fit_reason text, \
+         maintenance text, peer text, peer_state text, peer_link text, peer_heard_ms_ago int8, interval_ms int4, \
+         adverts_sent int8, adverts_received int8, discarded int8, last_discard text, hint text, drift text",
+    ),
+    (Item::HaHistory, "time text, router text, from text, to text, reason text, took_us int8"),
+    (Item::HaLink, "path text, direction text, state text, heard_ms_ago int8, round_trip_us int8, error text"),
     (Item::Help, ""),
 ];
 
@@ -154,6 +163,33 @@ fn small_tables() {
                     used_servers dns_names dns_zones dns_queries dns_pending";
     assert_eq!(names.join(" "), expected);
     assert_eq!((lists[0].as_str(), lists[13].as_str()), ("databases|3", "dns_pending|9"));
+}
+
+#[test]
+fn the_pair() {
+    let node = "a|yes||no|b";
+    assert_eq!(
+        rows(Item::Ha),
+        [
+            format!(
+                "main|eth0|ipv4|51|active|2023-11-14 22:13:20 UTC|no advert for 301 ms|254|254|192.0.2.10,192.0.2.11|\
+                 192.0.2.1|{node}|backup|up|40|100|1000|5000000000|1|TTL 254||pool_mode,max_db_connections"
+            ),
+            format!(
+                "main/v6|eth0|ipv6|51|initialize|2023-11-14 22:13:20 UTC|no advert for 301 ms|254|254|\
+                 192.0.2.10,192.0.2.11|NULL|{node}|not_configured|up|40|100|1000|5000000000|1|NULL|\
+                 allow protocol 112 to ff02::12|pool_mode,max_db_connections"
+            ),
+        ]
+    );
+    assert_eq!(
+        rows(Item::HaHistory),
+        [
+            "2023-11-14 22:13:20.000 UTC|main|initialize|backup|start|NULL",
+            "2023-11-14 22:13:20.300 UTC|main|backup|active|start|812",
+        ]
+    );
+    assert_eq!(rows(Item::HaLink), ["192.0.2.2:6433|out|up|40|350|NULL", "198.51.100.2:6433|||NULL|NULL|timed out"]);
 }
 
 #[test]

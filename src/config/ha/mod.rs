@@ -8,6 +8,8 @@
 //! becomes two [`VirtualRouter`]s with one number: the virtual router ids of the two families are independent.
 
 mod address;
+pub(super) mod diff;
+mod pair;
 pub(super) mod resolve;
 mod table;
 
@@ -16,6 +18,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 pub use address::AddressList;
+pub use diff::{HaPlan, RouterChange};
 pub use table::HaSettings;
 
 use super::settings::{SetError, Spec};
@@ -203,3 +206,6 @@ impl VrrpVersion {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,6 +40,8 @@ pub(super) enum Holds {
     Passwords,
     /// A private key.
     Key,
+    /// What both nodes of a pair know.
+    PairSecret,
     /// Nothing that others may not read.
     Public,
 }
@@ -70,6 +72,7 @@ pub(super) fn examine(
         let holds = match role {
             FileRole::Users => Holds::Passwords,
             FileRole::PrivateKey => Holds::Key,
+            FileRole::PairSecret => Holds::PairSecret,
             _ => Holds::Public,
         };
         let bytes = read(&path);
@@ -172,6 +175,9 @@ fn create(facts: &FileFacts, account: &Account) -> String {
         Some("client_tls_ca_file") => {
             "store the certificate of the CA that signs your clients' there; or remove the line, if clients need none".to_owned()
         }
+        Some("pair_secret_file") => format!(
+            "install -o {user} -g {group} -m 600 /dev/null {path} && openssl rand -hex 32 >{path}, and copy it to the peer"
+        ),
         Some("server_tls_ca_file") => {
             "store the certificate of the CA that signs your servers' there; it counts for server_tls_sslmode = verify-ca and \
              verify-full, else remove the line"
@@ -224,6 +230,7 @@ fn exposure(facts: &FileFacts, node: &Node, account: &Account) -> Option<Finding
     let (what, bits) = match facts.role {
         Holds::Passwords => ("it holds passwords", 0o007),
         Holds::Key => ("it is a private key", 0o007),
+        Holds::PairSecret => ("it is the secret of the pair", 0o007),
         Holds::Public => ("", 0o002),
     };
     if node.mode & bits & 0o006 == 0 {
