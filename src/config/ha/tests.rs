@@ -486,6 +486,10 @@ fn a_reload_touches_only_what_changed() {
             RouterChange { name: "default".into(), params: vec!["priority"], anew: false },
         ]
     );
+    assert_eq!(plan.ha.entries_changed, ["b", "c", "d"]);
+    let said = config(&routers.replace("priority=100", "priority=100 preempt=0"));
+    let plan_of_nothing = HaPlan { entries_changed: vec!["b".into()], ..HaPlan::default() };
+    assert_eq!(diff(&old, &said).ha, plan_of_nothing);
     assert!(plan.ha.link && plan.ha.touches_routers() && !plan.ha.switched);
     let running = apply_reload(&old, &new);
     let ha = running.ha.clone().unwrap();
