@@ -5,7 +5,7 @@ use std::path::Path;
 
 use pgtandem::config::print::to_toml;
 use pgtandem::config::settings::Kind;
-use pgtandem::config::{Config, Settings, apply_reload, check, diff, load};
+use pgtandem::config::{Config, HaSettings, Settings, apply_reload, check, diff, load};
 use proptest::prelude::*;
 
 /// `key = value` lines.
@@ -18,6 +18,8 @@ struct Model {
     databases: Vec<(String, Lines)>,
     users: Vec<(String, Lines)>,
     peers: Vec<(u16, Lines)>,
+    /// Sections `[ha]` and `[virtual_routers]`, if this is a node of a pair.
+    pair: Option<(Lines, Vec<(String, Lines)>)>,
 }
 
 /// Text for a value: anything in TOML, what an ini line can hold otherwise.
@@ -109,6 +111,76 @@ fn user_param() -> BoxedStrategy<(String, String)> {
         .boxed()
 }
 
+/// A sound value for a setting of `[ha]` that no other depends on.
+fn ha_setting() -> impl Strategy<Value = (String, String)> {
+    let fixed =
+        ["address", "interface", "vrrp_version", "peer_address", "pair_listen_address", "pair_port", "node_name"];
+    let names: Vec<usize> = HaSettings::specs()
+        .iter()
+        .enumerate()
+        .filter(|(_, spec)| {
+            !fixed.contains(&spec.name) && !spec.name.starts_with("pair_tls") && spec.name != "pair_secret_file"
+        })
+        .map(|(index, _)| index)
+        .collect();
+    proptest::sample::select(names).prop_flat_map(|index| {
+        let spec = &HaSettings::specs()[index];
+        let value = match (spec.name, spec.kind) {
+            ("advertisement_interval_ms", _) => (1..=4095u32).prop_map(|step| (step * 10).to_string()).boxed(),
+            ("notify_program" | "helper_socket", _) => "/[a-z ]{1,8}[a-z]".boxed(),
+            ("notify_timeout" | "switchover_timeout", _) => (1..100u32).prop_map(|whole| whole.to_string()).boxed(),
+            (_, Kind::Int) => (spec.bounds.0..=spec.bounds.1).prop_map(|number| number.to_string()).boxed(),
+            (_, Kind::Bool) => (0..2u8).prop_map(|on| on.to_string()).boxed(),
+            (_, Kind::Time) => seconds().boxed(),
+            (_, Kind::Choice(words)) => proptest::sample::select(words).prop_map(|word| (*word).to_owned()).boxed(),
+            (_, kind) => panic!("{} is a {kind:?}: what is a sound value for it?", spec.name),
+        };
+        value.prop_map(move |value| (spec.name.to_owned(), value))
+    })
+}
+
+/// A sound pair: every virtual router has a number and addresses of its own.
+fn pair() -> impl Strategy<Value = (Lines, Vec<(String, Lines)>)> {
+    let line = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let param = prop_oneof![
+        (1..=255u8).prop_map(|number| ("priority".to_owned(), number.to_string())),
+        (1..=4095u32).prop_map(|step| ("advertisement_interval_ms".to_owned(), (step * 10).to_string())),
+        (0..2u8).prop_map(|on| ("preempt".to_owned(), on.to_string())),
+        seconds().prop_map(|time| ("preempt_delay".to_owned(), time)),
+        (0..2u8).prop_map(|on| ("virtual_mac".to_owned(), on.to_string())),
+        "[a-z0-9.]{3,15}".prop_map(|name| ("interface".to_owned(), name)),
+    ];
+    let routers = prop::collection::vec((0..3u8, prop::collection::vec(param, 0..4)), 1..4);
+    let link = prop_oneof![
+        Just(vec![line("pair_secret_file", "s")]),
+        Just(vec![line("pair_tls_cert_file", "c"), line("pair_tls_key_file", "k"), line("pair_tls_ca_file", "a")]),
+    ];
+    (prop::collection::vec(ha_setting(), 0..8), link, routers, "[a-z0-9-]{1,9}", any::<bool>()).prop_map(
+        move |(mut settings, link, routers, node, shortcut)| {
+            settings.splice(0..0, link);
+            settings.extend([
+                line("interface", "eth0"),
+                line("peer_address", "10.9.0.2,fd00::2"),
+                line("node_name", &node),
+            ]);
+            // With an address of its own, `[ha]` needs a number, and else must have none.
+            settings.retain(|(key, _)| key != "virtual_router_id");
+            if shortcut {
+                settings.extend([line("address", "192.0.2.1"), line("virtual_router_id", "200")]);
+            }
+            let router = |(at, (families, params)): (usize, (u8, Lines))| {
+                let (v4, v6) = (format!("192.0.2.{}", at + 10), format!("2001:db8::{}", at + 10));
+                let address = [v4.clone(), v6.clone(), format!("{v4},{v6}")][usize::from(families)].clone();
+                let mut lines = vec![("address".to_owned(), address)];
+                lines.push(("virtual_router_id".to_owned(), (at + 1).to_string()));
+                lines.extend(params);
+                (format!("r{at}"), unique(lines))
+            };
+            (unique(settings), routers.into_iter().enumerate().map(router).collect())
+        },
+    )
+}
+
 /// The same key at most once: TOML wants it.
 fn unique(lines: Lines) -> Lines {
     let mut seen = std::collections::BTreeSet::new();
@@ -128,8 +200,13 @@ fn model(wild: bool) -> impl Strategy<Value = Model> {
         entries(database_param(wild)),
         entries(user_param()),
         peer.prop_map(|map| map.into_iter().collect()),
+        prop::option::of(pair()),
     )
-        .prop_map(|(settings, databases, users, peers)| Model { settings, databases, users, peers })
+        .prop_map(|(mut settings, databases, users, peers, pair)| {
+            // It must not be the port of the pair.
+            settings.retain(|(key, _)| pair.is_none() || key != "listen_port");
+            Model { settings, databases, users, peers, pair }
+        })
 }
 
 impl Model {
@@ -145,6 +222,12 @@ impl Model {
         text.extend(self.users.iter().map(entry));
         text.push_str("[peers]\n");
         text.extend(self.peers.iter().map(|(id, lines)| entry(&(id.to_string(), lines.clone()))));
+        if let Some((settings, routers)) = &self.pair {
+            text.push_str("[ha]\n");
+            text.extend(settings.iter().map(|(key, value)| format!("{key} = {value}\n")));
+            text.push_str("[virtual_routers]\n");
+            text.extend(routers.iter().map(entry));
+        }
         text.push_str("[pgbouncer]\n");
         text.extend(self.settings.iter().map(|(key, value)| format!("{key} = {value}\n")));
         text
@@ -163,6 +246,10 @@ impl Model {
         root.insert("databases".into(), entries(&self.databases).into());
         root.insert("users".into(), entries(&self.users).into());
         root.insert("peers".into(), entries(&peers).into());
+        if let Some((settings, routers)) = &self.pair {
+            root.insert("ha".into(), lines(settings).into());
+            root.insert("virtual_routers".into(), entries(routers).into());
+        }
         root.to_string()
     }
 }
@@ -210,7 +297,8 @@ proptest! {
     #[test]
     fn no_text_that_looks_like_a_file_panics(
         pieces in prop::collection::vec(prop::sample::select(&[
-            "[databases]", "[pgbouncer]", "[users]", "[peers]", "[pgtandem]", "[databases.x]", "[ha]", "\n", "\r\n", "=",
+            "[databases]", "[pgbouncer]", "[users]", "[peers]", "[pgtandem]", "[databases.x]", "[ha]", "[virtual_routers]", "[virtual_routers.x]",
+            "[metrics]", "address", "192.0.2.1", "::1/64", "virtual_router_id", "peer_address", "interface", "\n", "\r\n", "=",
             " ", "\t", "'", "''", "\"", "%include ", "a.ini", "x", "*", "host", "port", "pool_size", "=1", "=-1", ";", "#",
             "listen_port", "0x", "99999999999999999999", "1e999", "é", "\0", "{", "}", "]", ",", ".", "auth_dbname",
             "\u{feff}", "'a'b", "unix_socket_mode=777",

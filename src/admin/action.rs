@@ -63,7 +63,7 @@ pub enum Action {
     /// Hold no floating address from now on, or again as usual.
     HaMaintenance(bool),
     /// Do this here and at the peer. One of those that [`Self::to_command`] has a text for.
-    OnPair(Box<Action>),
+    OnPair(Box<Self>),
 }
 
 /// What came of an [`Action`].
@@ -288,8 +288,19 @@ impl Action {
         database.is_console.then_some(Refusal::ConsoleDatabase)
     }
 
+    /// Does the refusal only say that things are already as the command wants them? Then a command for both nodes goes on
+    /// to the other one, so that it can be said again after a node has missed it.
+    #[must_use]
+    pub fn is_already_so(&self, refusal: Refusal) -> bool {
+        matches!(
+            (self.here(), refusal),
+            (Self::Pause(_), Refusal::AlreadyPaused) | (Self::Resume(_), Refusal::NotPaused)
+        )
+    }
+
     /// The error that tells the client why.
-    pub(super) fn refuse(&self, refusal: Refusal) -> Fault {
+    #[must_use]
+    pub fn refuse(&self, refusal: Refusal) -> Fault {
         let db = self.database().unwrap_or_default();
         let text = match refusal {
             Refusal::AlreadyPaused => "already suspended/paused".to_owned(),

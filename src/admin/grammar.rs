@@ -70,7 +70,7 @@ pub enum Command {
     /// `HA MAINTENANCE ON|OFF`.
     HaMaintenance(bool),
     /// One of the others with `ON PAIR` behind it.
-    OnPair(Box<Command>),
+    OnPair(Box<Self>),
     /// `BEGIN` and its kin: nothing happens.
     Transaction(TransactionWord),
     /// `DEALLOCATE name`, or of all prepared statements.

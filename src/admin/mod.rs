@@ -26,6 +26,9 @@
 //!   nothing: asyncpg's pool sends them all whenever a connection is given back.
 //! - In the extended protocol an empty statement is no error (drivers use it as a probe). As a simple query it is.
 //!
+//! - `SHOW HA`, `SHOW HA HISTORY`, `SHOW HA LINK`, `SWITCHOVER [router]`, `HA MAINTENANCE ON|OFF` and `ON PAIR` behind PAUSE,
+//!   RESUME, RELOAD, RECONNECT, DISABLE, ENABLE, KILL and WAIT_CLOSE are the commands of a pair.
+//!
 //! Stricter than PgBouncer: `KILL_CLIENT 12abc` is refused, not taken for client 12.
 
 mod access;
@@ -41,7 +44,7 @@ pub use action::{Action, ActionResult, DatabaseStanding, Refusal, ShutdownMode, 
 pub use console::{Console, Then, Turn};
 pub use grammar::{Command, FakeParam, MAX_QUERY_BYTES, TransactionWord};
 pub use reply::{SERVER_VERSION, welcome};
-pub use show::Item;
+pub use show::{Item, NO_PAIR};
 
 #[cfg(test)]
 mod tests;

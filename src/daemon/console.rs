@@ -105,7 +105,7 @@ async fn run(daemon: &Arc<Daemon>, client: &mut Client, rights: Rights) -> io::R
                 Then::Read => break,
                 Then::Close(reason) => return Ok(reason.into_owned()),
                 Then::Act(action) => {
-                    let result = perform(daemon, client, &action).await?;
+                    let result = perform(daemon, Some(client), &action).await?;
                     turn = console.finish(result);
                 }
             }
@@ -151,7 +151,51 @@ async fn fill(client: &mut Client) -> io::Result<()> {
     if n.await? == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
 }
 
-async fn perform(daemon: &Arc<Daemon>, client: &mut Client, action: &Action) -> io::Result<ActionResult> {
+/// Does what the console of the peer asks of this node, as text (`… ON PAIR`). The caller sets the deadline.
+///
+/// # Errors
+/// Why it was not done.
+pub async fn perform_for_peer(daemon: &Arc<Daemon>, command: &str) -> Result<(), Fault> {
+    let action = Action::from_command(command)?;
+    let unexpected = |what: String| Fault::error(Culprit::Us, what).with_sqlstate("XX000");
+    match perform(daemon, None, &action).await.map_err(|error| unexpected(error.to_string()))? {
+        ActionResult::Done | ActionResult::DoneWithNotice(_) => Ok(()),
+        ActionResult::Refused(refusal) if action.is_already_so(refusal) => Ok(()),
+        ActionResult::Refused(refusal) => Err(action.refuse(refusal)),
+        ActionResult::Failed(fault) => Err(fault),
+        other @ (ActionResult::Snapshot(_) | ActionResult::Cancelled) => {
+            Err(unexpected(format!("internal error: {} gave {other:?}", action.name())))
+        }
+    }
+}
+
+/// Does an action on both nodes: at the same time, for PAUSE waits until clients are done.
+async fn perform_on_pair(
+    daemon: &Arc<Daemon>,
+    client: Option<&mut Client>,
+    action: &Action,
+) -> io::Result<ActionResult> {
+    let command = action.to_command().unwrap_or_default();
+    let (here, there) = tokio::join!(Box::pin(perform(daemon, client, action)), daemon.ha_at_peer(&command));
+    Ok(match (here?, there) {
+        (ActionResult::Done | ActionResult::DoneWithNotice(_), Err(fault)) => {
+            let text = format!("done on this node, but not at the peer: {}", fault.text);
+            ActionResult::Failed(Fault { text: text.into(), ..fault })
+        }
+        (here, _) => here,
+    })
+}
+
+/// What this node has been told already, the peer may have missed.
+async fn perform_at_peer(daemon: &Daemon, action: &Action) -> ActionResult {
+    match daemon.ha_at_peer(&action.to_command().unwrap_or_default()).await {
+        Ok(()) => ActionResult::DoneWithNotice("it was so on this node already; done at the peer".into()),
+        Err(fault) => ActionResult::Failed(fault),
+    }
+}
+
+/// Does an action, for a client or, where there is none, for the peer.
+async fn perform(daemon: &Arc<Daemon>, client: Option<&mut Client>, action: &Action) -> io::Result<ActionResult> {
     if let Action::Show { needs, .. } = action {
         return Ok(ActionResult::Snapshot(Box::new(daemon.picture(*needs))));
     }
@@ -167,7 +211,15 @@ async fn perform(daemon: &Arc<Daemon>, client: &mut Client, action: &Action) -> 
         tracing::info!("{text}");
     }
     if let Some(refusal) = verdict.refusal {
-        return Ok(ActionResult::Refused(refusal));
+        return Ok(match action {
+            Action::OnPair(action) if action.is_already_so(refusal) => perform_at_peer(daemon, action).await,
+            _ => ActionResult::Refused(refusal),
+        });
+    }
+    match action {
+        Action::OnPair(action) => return perform_on_pair(daemon, client, action).await,
+        _ if of_the_pair => return Ok(daemon.ha_command(action).await),
+        _ => {}
     }
     let id = database.map(|(id, _)| id);
     let pools = &daemon.shared.pools;
@@ -200,7 +252,6 @@ async fn perform(daemon: &Arc<Daemon>, client: &mut Client, action: &Action) -> 
                 pools.with(|r, _, _| r.set_disabled(id, disabled));
             }
         }
-        _ if of_the_pair => return Ok(daemon.ha_command(action).await),
         other => return Ok(perform_other(daemon, other)),
     }
     // Somebody may wait for just this.
@@ -248,10 +299,10 @@ fn perform_other(daemon: &Daemon, action: &Action) -> ActionResult {
     }
 }
 
-/// Waits for a condition of the pools, or for the client to hang up or cancel.
+/// Waits for a condition of the pools, or for the client, if there is one, to hang up or cancel.
 async fn wait_until(
     daemon: &Arc<Daemon>,
-    client: &mut Client,
+    mut client: Option<&mut Client>,
     mut is_so: impl FnMut() -> bool,
 ) -> io::Result<ActionResult> {
     loop {
@@ -259,9 +310,12 @@ async fn wait_until(
         if is_so() {
             return Ok(ActionResult::Done);
         }
-        tokio::select! {
-            () = settled => {}
-            filled = fill(client) => filled?,
+        match &mut client {
+            None => settled.await,
+            Some(client) => tokio::select! {
+                () = settled => {}
+                filled = fill(client) => filled?,
+            },
         }
     }
 }

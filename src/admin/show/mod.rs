@@ -345,7 +345,7 @@ pub(super) fn remark(item: Item, snapshot: &Snapshot) -> Option<&'static str> {
 }
 
 /// What is said of a node without `[ha]`.
-pub(super) const NO_PAIR: &str = "no [ha] section: this node is not part of a pair";
+pub const NO_PAIR: &str = "no [ha] section: this node is not part of a pair";
 
 fn yes_no<'a>(yes: bool) -> Cell<'a> {
     if yes { "yes".into() } else { "no".into() }

@@ -106,7 +106,7 @@ fn refusals_speak_pgbouncers_words() {
 
 #[test]
 fn a_node_without_a_pair_says_so() {
-    let alone = || ActionResult::Snapshot(Box::new(Snapshot::default()));
+    let alone = || ActionResult::Snapshot(Box::default());
     let mut console = console(Rights::Stats);
     for query in ["SHOW HA", "SHOW HA HISTORY", "SHOW HA LINK"] {
         let lines = act(&mut console, query, alone());
@@ -159,6 +159,9 @@ fn verdicts_and_log_lines() {
     assert_eq!(verdict(&pair(Action::Pause(db())), &paused), (false, Some(Refusal::AlreadyPaused)));
     assert_eq!(verdict(&pair(Action::Resume(None)), &idle), (true, Some(Refusal::NotPaused)));
     assert_eq!(verdict(&pair(Action::Pause(db())), &idle), (true, None));
+    assert!(pair(Action::Pause(None)).is_already_so(Refusal::AlreadyPaused));
+    assert!(Action::Resume(db()).is_already_so(Refusal::NotPaused));
+    assert!(!Action::Kill(None).is_already_so(Refusal::AlreadyPaused), "nobody was killed");
     assert_eq!(verdict(&Action::Switchover(db()), &paused), (true, None), "a router is no database");
     assert!(pair(Action::Pause(db())).registers_database() && !pair(Action::Resume(db())).registers_database());
     let wait = Action::Shutdown(ShutdownMode::WaitForClients);

@@ -1,6 +1,6 @@
 //! What a reload changes about the pair, so that what did not change is left alone: a reload must not move an address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::diff::{Effect, SettingChange};
 use super::super::settings::Apply;
@@ -13,6 +13,9 @@ pub struct HaPlan {
     pub switched: bool,
     /// Settings of `[ha]` that differ; what comes of them for virtual routers stands below.
     pub settings: Vec<SettingChange>,
+    /// Entries of `[virtual_routers]` that were added, removed or changed, even if nothing comes of it (a value that is the
+    /// default is now written down).
+    pub entries_changed: Vec<String>,
     /// Virtual routers that are new.
     pub routers_added: Vec<String>,
     /// Virtual routers that are gone.
@@ -70,6 +73,9 @@ pub(in super::super) fn diff(old: Option<&Ha>, new: Option<&Ha>) -> HaPlan {
         plan.settings.push(SettingChange { name: spec.name, old: show(old), new: show(new), effect });
         plan.link |= spec.name.starts_with("pair_") || spec.name == "peer_address";
     }
+    let names: BTreeSet<&String> = old.entries.keys().chain(new.entries.keys()).collect();
+    let differs = |name: &&String| old.entries.get(*name) != new.entries.get(*name);
+    plan.entries_changed = names.into_iter().filter(differs).cloned().collect();
     let by_name = |ha: &'_ Ha| -> BTreeMap<String, VirtualRouter> {
         ha.routers.iter().map(|router| (router.name.clone(), router.clone())).collect()
     };

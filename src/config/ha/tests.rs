@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::super::check::{self, FileRole, input_files, pair_secret};
 use super::super::diff::Effect;
 use super::super::print::to_toml;
-use super::super::settings::{Overrides, Settings};
+use super::super::settings::{Apply, Kind, Overrides, Settings};
 use super::super::{Config, Problem, Severity, apply_reload, diff, load};
 use super::*;
 
@@ -68,6 +68,32 @@ fn the_table_is_sound() {
     let mut sorted = of_routers.clone();
     sorted.sort_unstable();
     assert_eq!(sorted, params, "every parameter of a virtual router is read as the setting of its name");
+}
+
+/// `docs/settings.md` is written from the table.
+#[test]
+fn the_page_of_settings_has_every_row() {
+    let page = include_str!("../../../docs/settings.md");
+    for spec in HaSettings::specs() {
+        let value = match spec.kind {
+            Kind::Int => format!("number, {} to {}", spec.bounds.0, spec.bounds.1),
+            Kind::Bool => "`0` or `1`".to_owned(),
+            Kind::Time => "seconds".to_owned(),
+            Kind::File => "file".to_owned(),
+            Kind::List => "list".to_owned(),
+            Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+            Kind::Text | Kind::Mode => "text".to_owned(),
+        };
+        let default = match spec.default {
+            None => "(none)".to_owned(),
+            Some("") => "(empty)".to_owned(),
+            Some(text) => format!("`{text}`"),
+        };
+        let since = if spec.apply == Apply::Boot { "start" } else { "reload" };
+        let also = if spec.overrides == Overrides::Router { "`[virtual_routers]`" } else { "" };
+        let row = format!("| `{}` | {value} | {default} | {since} | {also} | works | {} |", spec.name, spec.help);
+        assert!(page.lines().any(|line| line == row), "docs/settings.md lacks this row:\n{row}");
+    }
 }
 
 #[test]
@@ -460,6 +486,10 @@ fn a_reload_touches_only_what_changed() {
             RouterChange { name: "default".into(), params: vec!["priority"], anew: false },
         ]
     );
+    assert_eq!(plan.ha.entries_changed, ["b", "c", "d"]);
+    let said = config(&routers.replace("priority=100", "priority=100 preempt=0"));
+    let plan_of_nothing = HaPlan { entries_changed: vec!["b".into()], ..HaPlan::default() };
+    assert_eq!(diff(&old, &said).ha, plan_of_nothing);
     assert!(plan.ha.link && plan.ha.touches_routers() && !plan.ha.switched);
     let running = apply_reload(&old, &new);
     let ha = running.ha.clone().unwrap();
