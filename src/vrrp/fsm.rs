@@ -76,6 +76,9 @@ pub enum Event<'a> {
     /// [`Event::TakeOver`] or [`Event::Start`]. Backup: be the last who takes over (and if it comes to that, stay active with
     /// priority 1: nobody else is there). To say it again changes nothing.
     Yield,
+    /// As [`Event::Yield`], with this time instead of [`YIELD_INTERVALS`]: for an owner who asks the other node by another way,
+    /// sees what comes of it, and says [`Event::NoYield`] before.
+    YieldFor(Duration),
     /// The end of [`Event::Yield`] and what came of it.
     NoYield,
     /// What the peer says of itself by another way than adverts: is it active (and fit)? `None`: it cannot be asked. To be
@@ -204,7 +207,8 @@ impl Router {
             },
             Event::Priority(priority) => self.set_priority(now, priority, out),
             Event::TakeOver(why) => self.take_over(now, why, out),
-            Event::Yield => self.begin_yield(now, out),
+            Event::Yield => self.begin_yield(now, self.params.interval * YIELD_INTERVALS, out),
+            Event::YieldFor(patience) => self.begin_yield(now, patience, out),
             Event::NoYield => self.end_yield(now, out),
             Event::PeerActive(opinion) => self.set_opinion(now, opinion),
             Event::Rival => self.rival_sign(now, out),

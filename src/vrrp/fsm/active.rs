@@ -6,7 +6,7 @@ use super::super::picture::Rival;
 use super::super::{PRIORITY_GOODBYE, PRIORITY_YIELD, Reason, Warning};
 use super::announce::Announcements;
 use super::backup::Waiting;
-use super::{Action, Phase, Router, YIELD_INTERVALS};
+use super::{Action, Phase, Router};
 use crate::clock::Time;
 
 /// Two routers that each think the other one lower (each sees another address of the other than it knows itself) answer each
@@ -168,12 +168,11 @@ impl Router {
         }
     }
 
-    pub(super) fn begin_yield(&mut self, now: Time, out: &mut Vec<Action>) {
+    pub(super) fn begin_yield(&mut self, now: Time, patience: Duration, out: &mut Vec<Action>) {
         if self.yielding {
             return;
         }
         self.yielding = true;
-        let patience = self.params.interval * YIELD_INTERVALS;
         if let Phase::Active(holding) = &mut self.phase {
             holding.yield_until = Some(now + patience);
             holding.firm_until = now;

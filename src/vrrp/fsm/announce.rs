@@ -63,7 +63,7 @@ impl Announcements {
 
     fn plan(&mut self, now: Time) {
         while let Some(step) = STEPS.get(self.step) {
-            self.next = self.begin + *step;
+            self.next = (self.begin + *step).max(self.last + GAP_MIN);
             self.step += 1;
             if self.next > now {
                 return;
