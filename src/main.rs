@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use pgtandem::daemon::cli::{self, Invocation};
-use pgtandem::daemon::{doctor, start};
+use pgtandem::daemon::{doctor, helper, start};
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
@@ -12,6 +12,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Check { file, quiet }) => start::check(&file, quiet),
         Ok(Invocation::Convert { file }) => start::convert(&file),
         Ok(Invocation::Doctor(options)) => doctor::run(&options),
+        Ok(Invocation::AddressHelper(options)) => helper::run(&options),
         Ok(Invocation::Run(run)) => start::run(&run),
         Err(error) => cli::refuse(&error),
     }

@@ -32,6 +32,7 @@ fn version_and_help_go_to_stdout() {
             assert!(help.contains(option), "{option} is missing in {help}");
         }
         assert!(help.contains("check [-q] CONFIG_FILE") && help.contains("convert CONFIG_FILE"), "{help}");
+        assert!(help.contains("address-helper CONFIG_FILE"), "{help}");
     }
 }
 

@@ -170,3 +170,8 @@ fn a_panic_is_found() {
     let text = found.downcast_ref::<String>().unwrap();
     assert!(text.contains(r#"fuzz target broken panics on b"a\x00bc""#), "{text}");
 }
+
+#[test]
+fn requests_to_the_address_helper() {
+    smoke("helper_menu");
+}

@@ -15,6 +15,7 @@ use pgtandem::auth::{
     SecretKind, ServerLogin, ServerStep, Step, UserList,
 };
 use pgtandem::config::{self, problem};
+use pgtandem::daemon::helper::menu;
 use pgtandem::handover::dialogue::{MESSAGE_LEN_MAX, Message};
 use pgtandem::handover::format;
 use pgtandem::tls;
@@ -25,7 +26,7 @@ use zeroize::Zeroizing;
 pub type Target = fn(&[u8]);
 
 /// All targets by name; the seeds of each are in `fuzz/seeds/NAME/`.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("frame", frame),
     ("startup", startup),
     ("extended", extended),
@@ -37,6 +38,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("certificate", certificate),
     ("handover_state", handover_state),
     ("handover_message", handover_message),
+    ("helper_menu", helper_menu),
 ];
 
 /// A stream of messages: each ends where its length says, and is written back as it came.
@@ -275,5 +277,15 @@ pub fn handover_message(data: &[u8]) {
     if let Some(message) = Message::decode(data) {
         let again = message.encode();
         assert!(again.len() > MESSAGE_LEN_MAX || Message::decode(&again) == Some(message));
+    }
+}
+
+/// A packet between pooler and address helper, in either direction: what is understood is all that it says.
+pub fn helper_menu(data: &[u8]) {
+    if let Ok(request) = menu::Request::decode(data) {
+        assert_eq!(request.encode(), data);
+    }
+    if let Ok(event) = menu::Event::decode(data) {
+        assert_eq!(event.encode(), data);
     }
 }

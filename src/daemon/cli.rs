@@ -1,4 +1,4 @@
-//! The command line: PgBouncer's flags, and the commands `check`, `convert` and `doctor`.
+//! The command line: PgBouncer's flags, and the commands `check`, `convert`, `doctor` and `address-helper`.
 //!
 //! Errors read as PgBouncer's (getopt's words, then the `Try` line) and end with status 1, so that scripts written for it
 //! go on working.
@@ -14,6 +14,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::doctor;
+use super::helper;
 
 /// The first line of `--version` and the value of `SHOW VERSION`: it starts as PgBouncer's does, since tools match that.
 pub const VERSION_LINE: &str = concat!("PgBouncer 1.25.2 (pgtandem ", env!("CARGO_PKG_VERSION"), ")");
@@ -40,6 +41,8 @@ pub enum Invocation {
     },
     /// Look at everything that a start with a configuration file needs, serve nothing.
     Doctor(doctor::Options),
+    /// Hold floating addresses for a pooler.
+    AddressHelper(helper::Options),
     /// Print [`version_text`].
     Version,
     /// Print this text.
@@ -81,7 +84,7 @@ impl std::error::Error for UsageError {}
 
 /// Read the command line, the program's name first (as it was called: it stands in help and errors).
 ///
-/// A first argument `check`, `convert` or `doctor` is the command, even if there is a file of that name; `./check` and `-- check`
+/// A first argument `check`, `convert`, `doctor` or `address-helper` is the command, even if there is a file of that name; `./check` and `-- check`
 /// are files.
 ///
 /// # Errors
@@ -165,6 +168,14 @@ fn command(program: &str) -> Command {
         .subcommand(Command::new("check").override_help(help(program)).arg(flag("quiet", 'q')).arg(file()))
         .subcommand(Command::new("convert").override_help(help(program)).arg(file()))
         .subcommand(
+            Command::new("address-helper")
+                .override_help(help(program))
+                .args_override_self(true)
+                .arg(Arg::new("child").long("child").action(ArgAction::SetTrue))
+                .arg(Arg::new("user").long("user").short('u').allow_hyphen_values(true))
+                .arg(file()),
+        )
+        .subcommand(
             Command::new("doctor")
                 .override_help(help(program))
                 .args_override_self(true)
@@ -186,6 +197,7 @@ Usage:
   {program} check [-q] CONFIG_FILE
   {program} convert CONFIG_FILE
   {program} doctor [-q] [--json] [--timeout=SECONDS] [-u USERNAME] CONFIG_FILE
+  {program} address-helper CONFIG_FILE
 
 Options:
   -d, --daemon         run in background (as a daemon)
@@ -204,6 +216,8 @@ Commands:
                        -q: only what is wrong; --json: for programs; -u: look as USERNAME (root can);
                        --timeout: give up after so many seconds (15).
                        Exit status, as monitoring plugins: 0 nothing wrong, 1 warnings, 2 errors, 3 nothing looked at
+  address-helper       hold the floating addresses of [ha] for a pooler with the same CONFIG_FILE; started by
+                       pgtandem-helper.service, or where there is none by pgtandem itself
 
 To serve from a file that is named as a command, write ./check.
 "
@@ -220,6 +234,11 @@ fn invocation(matches: &ArgMatches) -> Option<Invocation> {
             json: sub.get_flag("json"),
             user: sub.get_one::<String>("user").cloned(),
             timeout: sub.get_one("timeout").map_or(doctor::TIMEOUT, |seconds| Duration::from_secs(*seconds)),
+        })),
+        Some(("address-helper", sub)) => Some(Invocation::AddressHelper(helper::Options {
+            file: file(sub)?,
+            child: sub.get_flag("child"),
+            user: sub.get_one::<String>("user").cloned(),
         })),
         Some((_, sub)) => Some(Invocation::Convert { file: file(sub)? }),
         None => Some(Invocation::Run(Run {
@@ -322,6 +341,11 @@ mod tests {
         assert_eq!((plain.quiet, plain.json, plain.user, plain.timeout), (false, false, None, doctor::TIMEOUT));
         let all = doctor("p doctor -q --json --timeout 3 -u a f");
         assert_eq!((all.quiet, all.json, all.user.as_deref(), all.timeout.as_secs()), (true, true, Some("a"), 3));
+        let helper = |child, user: Option<&str>| {
+            Invocation::AddressHelper(helper::Options { file: "f".into(), child, user: user.map(str::to_owned) })
+        };
+        assert_eq!(parsed("p address-helper f"), Ok(helper(false, None)));
+        assert_eq!(parsed("p address-helper --child --user=a -- f"), Ok(helper(true, Some("a"))));
         assert_eq!(run("p ./check").config, PathBuf::from("./check"));
         assert_eq!(run("p -- check").config, PathBuf::from("check"));
         assert_eq!(run("p -d check").config, PathBuf::from("check"));

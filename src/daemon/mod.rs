@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod files;
 mod ha_console;
 pub mod handover;
+pub mod helper;
 pub mod intake;
 pub mod listeners;
 pub mod log;

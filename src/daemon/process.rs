@@ -55,6 +55,13 @@ pub enum ProcessError {
     /// After the change root could be had again, or a privilege was left.
     #[error("privileges could not be given up for good: {0}")]
     Privileged(&'static str),
+    /// The address helper lacks one of the capabilities that it is there for.
+    #[error(
+        "the address helper needs the capabilities NET_ADMIN and NET_RAW and has them not: start it by pgtandem-helper.service \
+         (AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW), or pgtandem itself as root with the setting user and an empty \
+         helper_socket; in a container, give it both (docker run --cap-add NET_ADMIN --cap-add NET_RAW)"
+    )]
+    Capabilities,
     /// `--daemon` without the setting `pidfile`.
     #[error(
         "daemon needs pidfile configured: add a line such as pidfile = /run/pgtandem/pgtandem.pid to the section [pgbouncer] \
@@ -134,6 +141,24 @@ impl Identity {
     /// [`ProcessError::Identity`], [`ProcessError::Privileged`], [`ProcessError::System`]: the process must end then, as it may be
     /// half changed.
     pub fn assume(&self) -> Result<(), ProcessError> {
+        self.change()?;
+        lock_down()?;
+        self.verify()
+    }
+
+    /// As [`Self::assume`], but what is permitted (capabilities(7)) outlives the change, for [`lock_down_to`], which must follow.
+    ///
+    /// # Errors
+    /// See [`Self::assume`].
+    pub fn assume_keeping(&self, capabilities: u64) -> Result<(), ProcessError> {
+        calls::keep_capabilities(true).map_err(failed("prctl(PR_SET_KEEPCAPS)"))?;
+        self.change()?;
+        calls::keep_capabilities(false).map_err(failed("prctl(PR_SET_KEEPCAPS)"))?;
+        lock_down_to(capabilities)?;
+        self.verify()
+    }
+
+    fn change(&self) -> Result<(), ProcessError> {
         require_one_thread()?;
         let refused = |error: Errno| ProcessError::Identity {
             user: self.name.to_string_lossy().into_owned(),
@@ -144,8 +169,10 @@ impl Identity {
         clear_bounding_set()?;
         initgroups(&self.name, self.gid).map_err(refused)?;
         setresgid(self.gid, self.gid, self.gid).map_err(refused)?;
-        setresuid(self.uid, self.uid, self.uid).map_err(refused)?;
-        lock_down()?;
+        setresuid(self.uid, self.uid, self.uid).map_err(refused)
+    }
+
+    fn verify(&self) -> Result<(), ProcessError> {
         let (users, groups) = (getresuid().map_err(failed("getresuid"))?, getresgid().map_err(failed("getresgid"))?);
         let others = getgroups().map_err(failed("getgroups"))?;
         if [users.real, users.effective, users.saved].iter().any(|id| *id != self.uid)
@@ -170,11 +197,30 @@ pub fn lock_down() -> Result<(), ProcessError> {
     require_one_thread()?;
     clear_bounding_set()?;
     calls::clear_capabilities().map_err(failed("capset"))?;
+    lock_down_at(0)
+}
+
+/// As [`lock_down`], but these capabilities stay permitted and effective; not one more, and not one less.
+///
+/// # Errors
+/// [`ProcessError::Capabilities`] if one of them is missing; else as [`lock_down`].
+pub fn lock_down_to(capabilities: u64) -> Result<(), ProcessError> {
+    require_one_thread()?;
+    clear_bounding_set()?;
+    let permitted = calls::capabilities().map_err(failed("capget"))?.permitted;
+    if permitted & capabilities != capabilities {
+        return Err(ProcessError::Capabilities);
+    }
+    calls::reduce_capabilities(capabilities).map_err(failed("capset"))?;
+    lock_down_at(capabilities)
+}
+
+fn lock_down_at(capabilities: u64) -> Result<(), ProcessError> {
     prctl::set_no_new_privs().map_err(failed("prctl(PR_SET_NO_NEW_PRIVS)"))?;
     // Again, since the kernel forgets half of it with a change of user (prctl(2), PR_SET_DUMPABLE).
     forbid_core_dumps()?;
     let left = calls::capabilities().map_err(failed("capget"))?;
-    if left.effective | left.permitted | left.inheritable | left.ambient != 0 {
+    if (left.effective, left.permitted) != (capabilities, capabilities) || left.inheritable | left.ambient != 0 {
         return Err(ProcessError::Privileged("capabilities are left"));
     }
     if !prctl::get_no_new_privs().map_err(failed("prctl(PR_GET_NO_NEW_PRIVS)"))? {

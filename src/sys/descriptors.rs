@@ -8,7 +8,7 @@ use nix::cmsg_space;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, accept4, recvmsg, sendmsg};
 
 /// Descriptors that the kernel takes beside one message (SCM_MAX_FD).
 const DESCRIPTORS_MAX: usize = 253;
@@ -46,6 +46,16 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], peek: bool) -> io::Res
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a message or its descriptors were cut off"));
     }
     Ok((got.bytes, descriptors))
+}
+
+/// Takes the next one who calls at a listening socket (accept4(2)), without waiting. Its socket never waits, and is closed at exec.
+///
+/// # Errors
+/// The kernel's; [`io::ErrorKind::WouldBlock`]: nobody calls.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let number = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
+    // SAFETY: the kernel has just made this descriptor for this call, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Lets each receive with `peek` go on behind the last one (socket(7), SO_PEEK_OFF).

@@ -4,6 +4,7 @@
 
 pub mod descriptors;
 pub mod environment;
+pub mod packet;
 pub mod process;
 pub mod raw;
 

@@ -78,6 +78,32 @@ pub fn clear_capabilities() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Keep these capabilities and no other: they become the permitted and effective ones, nothing is inheritable or ambient. Concerns
+/// the calling thread and those it starts.
+///
+/// # Errors
+/// The kernel's: one of them was not permitted.
+pub fn reduce_capabilities(keep: u64) -> io::Result<()> {
+    prctl(libc::PR_CAP_AMBIENT, c_ulong::from(libc::PR_CAP_AMBIENT_CLEAR_ALL.unsigned_abs()), 0)?;
+    let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).unwrap_or_default();
+    let (low, high) = (half(keep), half(keep >> 32));
+    let mut header = CAPABILITY_HEADER;
+    // Two times struct __user_cap_data_struct: effective, permitted, inheritable.
+    let sets = [low, low, 0, high, high, 0];
+    // SAFETY: both point to live, aligned arrays of the size that version 3 of the call reads; all that it may write is the
+    // header's version, and the header is ours and mutable.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, &raw const sets) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether the permitted capabilities outlive the change from root to another user (prctl(2), PR_SET_KEEPCAPS).
+///
+/// # Errors
+/// The kernel's.
+pub fn keep_capabilities(wanted: bool) -> io::Result<()> {
+    prctl(libc::PR_SET_KEEPCAPS, c_ulong::from(wanted), 0)
+}
+
 /// The capability sets of the calling thread, a bit for each capability (capabilities(7)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
