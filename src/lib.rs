@@ -14,6 +14,7 @@ pub mod wire;
 
 pub mod auth;
 pub mod net;
+pub mod pair;
 pub mod pool;
 pub mod prepared;
 pub mod session;
@@ -21,6 +22,7 @@ pub mod tls;
 pub mod vrrp;
 
 pub mod config;
+pub mod ha;
 pub mod snapshot;
 
 pub mod admin;
