@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use super::directory::{ConfigDirectory, Numbers};
 use super::files::{Files, Kind};
+use super::ha::material::PairMaterial;
 use crate::auth::{Method, UserList};
 use crate::config::{self, AuthType, Config, Problem, Settings};
 use crate::net::dial::TcpOptions;
@@ -27,6 +28,8 @@ pub struct Setup {
     pub params: Params,
     /// Settings of pools.
     pub globals: GlobalParams,
+    /// By what the nodes of a pair know each other; `None` if there is no pair, or what is in force stays so.
+    pub pair: Option<Arc<PairMaterial>>,
     /// What to log about its TLS files.
     pub tls_warnings: Vec<String>,
     /// What to log about the rest.
@@ -107,7 +110,9 @@ pub fn build(
     let acceptor = acceptor(settings, files, &mut tls_warnings)?;
     let connector = Arc::new(connector(settings, files, &mut tls_warnings)?);
     let users = Arc::new(users(settings, files, &mut warnings)?);
-    Ok(assemble(config, (acceptor, connector), users, numbers, tracked, (tls_warnings, warnings)))
+    let pair = config.ha.as_ref().map(|ha| PairMaterial::read(ha, files)).transpose().map_err(SetupError::Tls)?;
+    let setup = assemble(config, (acceptor, connector), users, numbers, tracked, (tls_warnings, warnings));
+    Ok(Setup { pair: pair.flatten().map(Arc::new), ..setup })
 }
 
 /// As [`build`], but where the TLS settings cannot be used those of `running` stay in force (PgBouncer: a SET of half of a new
@@ -151,7 +156,7 @@ fn assemble(
     let globals = globals(&config.settings);
     let config = Arc::new(config);
     let directory = Arc::new(ConfigDirectory::new(Arc::clone(&config), users, Arc::clone(numbers)));
-    Setup { config, directory, params, globals, tls_warnings, warnings }
+    Setup { config, directory, params, globals, pair: None, tls_warnings, warnings }
 }
 
 /// The parameters that follow clients, from the settings at start.

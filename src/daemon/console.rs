@@ -259,7 +259,7 @@ async fn perform(daemon: &Arc<Daemon>, client: Option<&mut Client>, action: &Act
     Ok(ActionResult::Done)
 }
 
-fn perform_other(daemon: &Daemon, action: &Action) -> ActionResult {
+fn perform_other(daemon: &Arc<Daemon>, action: &Action) -> ActionResult {
     match action {
         Action::Set { key, value } => match daemon.set(key, value) {
             Ok(false) => ActionResult::Done,
@@ -292,7 +292,7 @@ fn perform_other(daemon: &Daemon, action: &Action) -> ActionResult {
                 ShutdownMode::WaitForServers => Phase::WaitForServers,
                 ShutdownMode::WaitForClients => Phase::WaitForClients,
             };
-            daemon.shutdown.advance(phase, &daemon.shared);
+            daemon.shut_down(phase);
             ActionResult::Done
         }
         _ => ActionResult::Failed(Fault::error(Culprit::Us, "internal error: action not performed")),

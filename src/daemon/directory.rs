@@ -125,10 +125,9 @@ impl ConfigDirectory {
         forced.map(|(name, database)| self.route(name, database, "")).collect()
     }
 
-    /// The first database of the configuration, as far as it is known without a client.
-    pub fn first_database(&self) -> Option<DatabaseRoute> {
-        let (name, database) = self.config.databases.iter().next()?;
-        Some(self.database_route(name, database))
+    /// The databases of the configuration, as far as they are known without a client.
+    pub fn databases(&self) -> impl Iterator<Item = DatabaseRoute> {
+        self.config.databases.iter().map(|(name, database)| self.database_route(name, database))
     }
 
     fn route(&self, name: &str, database: &Database, user: &str) -> Arc<Route> {

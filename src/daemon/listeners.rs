@@ -234,7 +234,9 @@ impl Listeners {
             if inherited.iter().any(|listener| listener.serves(*address)) {
                 continue;
             }
-            match listen::tcp(*address, &options) {
+            // The floating address may be with the other node, now or at any later start.
+            let floats = config.ha.as_ref().is_some_and(|ha| ha.addresses().any(|floating| floating == address.ip()));
+            match listen::tcp(*address, &ListenOptions { freebind: floats, ..options }) {
                 Ok(socket) => listeners.all.push(Listener::tcp(socket, *address)),
                 // As PgBouncer: a machine without IPv6 is no reason not to serve on IPv4.
                 Err(error) => listeners.refused.push(error),
@@ -303,6 +305,12 @@ impl Listeners {
         }
         anyhow::ensure!(!self.all.is_empty(), "nowhere to listen on: set listen_addr or unix_socket_dir");
         Ok(())
+    }
+
+    /// Do clients of this address reach one of them?
+    #[must_use]
+    pub fn serve(&self, address: SocketAddr) -> bool {
+        self.all.iter().any(|listener| listener.serves(address))
     }
 
     /// Every listener.

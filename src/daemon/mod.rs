@@ -9,6 +9,7 @@ pub mod console;
 pub mod directory;
 pub mod doctor;
 pub mod files;
+pub mod ha;
 mod ha_console;
 pub mod handover;
 pub mod helper;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
@@ -12,6 +12,8 @@ use super::configure::{self, Boot, Setup, SetupError};
 use super::console;
 use super::directory::{ConfigDirectory, Numbers};
 use super::files::Files;
+use super::ha::material::PairMaterial;
+use super::ha::{Node, Wanted};
 use super::handover;
 use super::intake::Intake;
 use super::listeners::{Listeners, Socket};
@@ -55,6 +57,14 @@ pub struct Daemon {
     pub left: AtomicBool,
     /// Clients of a former process, which were busy when this one took over, are still to come.
     pub arriving: AtomicBool,
+    /// The process is to end as soon as no floating address is held any more.
+    pub ending: AtomicBool,
+    /// This node of a pair, if it is one.
+    pub(super) ha: OnceLock<Arc<Node>>,
+    /// By what it and the other node know each other.
+    pub(super) pair: Mutex<Option<Arc<PairMaterial>>>,
+    /// Where its address helper is found.
+    pub(super) helper: Mutex<Wanted>,
     running: Mutex<Running>,
     changing: Mutex<()>,
     tracked: Arc<Tracked>,
@@ -75,7 +85,7 @@ impl Daemon {
     #[must_use]
     pub fn new(boot: Boot, file: PathBuf, log: Log, verbose: u32, service: Arc<Service>) -> Arc<Self> {
         let Boot { setup, numbers, tracked, files } = boot;
-        let Setup { config, directory, params, globals, tls_warnings, warnings } = setup;
+        let Setup { config, directory, params, globals, pair, tls_warnings, warnings } = setup;
         for warning in tls_warnings.into_iter().chain(warnings).chain(files.warnings()) {
             tracing::warn!("{warning}");
         }
@@ -93,6 +103,10 @@ impl Daemon {
             leaving: AtomicBool::new(false),
             left: AtomicBool::new(false),
             arriving: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
+            ha: OnceLock::new(),
+            pair: Mutex::new(pair),
+            helper: Mutex::default(),
             changing: Mutex::default(),
             running: Mutex::new(Running { config, directory: Arc::clone(&directory), file }),
             tracked,
@@ -139,7 +153,7 @@ impl Daemon {
     ///
     /// # Errors
     /// Everything that is wrong; nothing has changed then.
-    pub fn reload(&self) -> Result<(), SetupError> {
+    pub fn reload(self: &Arc<Self>) -> Result<(), SetupError> {
         self.service.reloading();
         let result = self.read_again();
         lock(&self.troubles).reload = result.as_ref().err().map(ToString::to_string);
@@ -147,7 +161,7 @@ impl Daemon {
         result
     }
 
-    fn read_again(&self) -> Result<(), SetupError> {
+    fn read_again(self: &Arc<Self>) -> Result<(), SetupError> {
         let _one_at_a_time = lock(&self.changing);
         let (old, file) = (self.config(), self.file());
         // A relative conffile means what it meant on the command line.
@@ -167,6 +181,7 @@ impl Daemon {
             tracing::warn!("section [ha] is {what}; that takes effect at the next start");
         }
         self.put_in_force(setup, &old);
+        self.rejoin_pair(&self.config());
         tracing::info!("configuration from {} is in force", file.display());
         Ok(())
     }
@@ -202,7 +217,10 @@ impl Daemon {
     }
 
     fn put_in_force(&self, setup: Setup, old: &Config) {
-        let Setup { config, directory, params, globals, tls_warnings, warnings } = setup;
+        let Setup { config, directory, params, globals, pair, tls_warnings, warnings } = setup;
+        if pair.is_some() {
+            *lock(&self.pair) = pair;
+        }
         for warning in tls_warnings.into_iter().chain(warnings) {
             tracing::warn!("{warning}");
         }
@@ -250,9 +268,15 @@ impl Daemon {
     pub async fn serve(self: Arc<Self>, workers: &Arc<Workers>) -> io::Result<()> {
         tokio::spawn(Arc::clone(&self.shared.pools).upkeep());
         tokio::spawn(Arc::clone(&self).keep_history());
-        let _watchdog = self.watch(workers)?;
+        let watchdog = self.watch(workers)?;
+        if let Some(watchdog) = &watchdog {
+            self.join_pair(watchdog.health()).map_err(io::Error::other)?;
+        }
         tokio::spawn(Arc::clone(&self).keep_service_informed());
         self.shutdown.carry_out(&self.shared, || shutdown::terms(&self.config().settings)).await;
+        if let Some(ha) = self.ha().filter(|_| !self.left.load(Ordering::Relaxed)) {
+            ha.end();
+        }
         self.service.stopping(&self.status_line());
         lock(&self.listeners).close();
         if let Some(path) = handover::path(&self.config()).filter(|_| !self.left.load(Ordering::Relaxed)) {

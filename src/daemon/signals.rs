@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use nix::sys::signal::{SigSet, Signal as Sig};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -62,7 +63,7 @@ async fn next(signal: &mut Signal) {
     signal.recv().await;
 }
 
-fn reload(daemon: &Daemon) {
+fn reload(daemon: &Arc<Daemon>) {
     tracing::info!("got SIGHUP, re-reading config");
     if let Err(error) = daemon.reload() {
         for line in error.to_string().lines() {
@@ -78,7 +79,7 @@ fn end(daemon: &Arc<Daemon>, name: &str, phase: Phase) {
         drop(tokio::spawn(handover::leave::on_terminate(Arc::clone(daemon))));
         return;
     }
-    let ending_already = daemon.shutdown.phase() != Phase::Serving;
+    let ending_already = daemon.shutdown.phase() != Phase::Serving || daemon.ending.load(Ordering::Relaxed);
     let suspended = daemon.shared.pools.with(|registry, _, _| registry.mode()) == Mode::Suspended;
     let phase = match phase {
         Phase::WaitForClients | Phase::WaitForServers if ending_already => {
@@ -104,7 +105,7 @@ fn end(daemon: &Arc<Daemon>, name: &str, phase: Phase) {
         log::fatal(&"suspend was in progress, going down immediately");
         daemon.shutdown.advance(Phase::Now, &daemon.shared);
     } else {
-        daemon.shutdown.advance(phase, &daemon.shared);
+        daemon.shut_down(phase);
     }
 }
 

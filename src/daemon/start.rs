@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,7 +16,9 @@ use tokio::runtime::{Builder, Runtime};
 use super::cli::{self, Run};
 use super::configure::{self, Boot, SetupError};
 use super::files::Files;
+use super::ha::Wanted;
 use super::handover::take::Legacy;
+use super::helper::start_child;
 use super::listeners::{Inherited, Listener, Listeners};
 use super::log::{self, Log};
 use super::pidfile::PidFile;
@@ -85,6 +88,8 @@ struct Opened {
     /// For low ports. Told of, as what follows, when there is a log.
     listeners: anyhow::Result<Listeners>,
     made: Vec<PathBuf>,
+    /// The address helper, if there is a pair and the helper does not come from elsewhere.
+    helper: io::Result<Option<OwnedFd>>,
 }
 
 /// A process that can accept clients.
@@ -181,11 +186,12 @@ fn bring_up(run: &Run, log: &Log, plan: Plan) -> anyhow::Result<Ready> {
     let Plan { config, problems, boot, instead_of, identity, pidfile, mut legacy } = plan;
 
     // Open: sockets, directories.
-    let opened = open(&config, identity.as_ref(), legacy.take_listeners());
+    let inherited_helper = legacy.take_helper();
+    let opened = open(run, &config, identity.as_ref(), legacy.take_listeners(), inherited_helper.is_some());
 
     // Drop: from here on this process is nobody in particular, for good.
     drop_privileges(identity.as_ref())?;
-    let Opened { limit, listeners, mut made } = opened?;
+    let Opened { limit, listeners, mut made, helper } = opened?;
     made.extend(places::make(&places::needed(&config.settings), None));
     log.set_format(config.settings.log_format)?;
     set_log(log, &config, run.verbose)?;
@@ -212,6 +218,10 @@ fn bring_up(run: &Run, log: &Log, plan: Plan) -> anyhow::Result<Ready> {
     }
     listeners.open_unix(&config).map_err(explained)?;
     log_limit(limit, &config);
+    let helper = Wanted {
+        inherited: inherited_helper.is_some(),
+        channel: inherited_helper.or(helper.context("cannot start the address helper")?),
+    };
 
     // Threads: not before here, as each has its own privileges.
     let boot = boot?;
@@ -229,6 +239,7 @@ fn bring_up(run: &Run, log: &Log, plan: Plan) -> anyhow::Result<Ready> {
         signals::let_go()?;
         // Take over: the last step, so that until here the former process, or its legacy, is as it was.
         legacy.take_over(&daemon)?;
+        *lock(&daemon.helper) = helper;
         daemon.open(listeners)?;
         anyhow::Ok(daemon)
     })?;
@@ -239,7 +250,13 @@ fn bring_up(run: &Run, log: &Log, plan: Plan) -> anyhow::Result<Ready> {
     Ok(Ready { runtime, workers, daemon })
 }
 
-fn open(config: &Config, identity: Option<&Identity>, inherited: Vec<Listener>) -> anyhow::Result<Opened> {
+fn open(
+    run: &Run,
+    config: &Config,
+    identity: Option<&Identity>,
+    inherited: Vec<Listener>,
+    has_helper: bool,
+) -> anyhow::Result<Opened> {
     let (_, expected) = descriptors(config);
     let limit = DescriptorLimit::raise(expected)?;
     limit.prepare_table(expected);
@@ -250,7 +267,12 @@ fn open(config: &Config, identity: Option<&Identity>, inherited: Vec<Listener>) 
     }
     let places = places::needed(&config.settings);
     let made = identity.map(|user| places::make(&places, Some(user.ids()))).unwrap_or_default();
-    Ok(Opened { limit, listeners, made })
+    // Only root can start one that may do anything; others find one that the service manager has started.
+    let helper = match (&config.ha, identity) {
+        (Some(_), Some(user)) if !has_helper => start_child(&run.config, Some(&user.ids().0.to_string())).map(Some),
+        _ => Ok(None),
+    };
+    Ok(Opened { limit, listeners, made, helper })
 }
 
 /// A socket that cannot be opened, with what to do about it.

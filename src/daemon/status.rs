@@ -57,7 +57,7 @@ impl Daemon {
         let mut standing = Standing {
             activity: activity(mode),
             phase: self.shutdown.phase(),
-            role: Role::Standalone,
+            role: self.ha().map_or(Role::Standalone, |ha| ha.role()),
             ..Standing::default()
         };
         for counts in pools.iter().map(|pool| &pool.counts) {
@@ -81,10 +81,14 @@ impl Daemon {
         status_line(&standing, &troubles)
     }
 
-    /// Watches the worker threads for the service manager, if it wants that of this process (WATCHDOG_USEC).
+    /// Watches the worker threads for the service manager, if it wants that of this process (WATCHDOG_USEC), and for the
+    /// floating addresses, which a node that does not get on must not hold.
     pub(super) fn watch(self: &Arc<Self>, workers: &Arc<Workers>) -> io::Result<Option<Watchdog>> {
         let wanted = sd_notify::watchdog_enabled().filter(|wanted| self.service.is_present() && !wanted.is_zero());
-        let Some(wanted) = wanted else { return Ok(None) };
+        // The lease on floating addresses hangs on the data path too, and is not as patient.
+        let config = self.config();
+        let ha = config.ha.as_ref().map(|ha| Duration::from_millis(ha.settings.health_timeout_ms.into()) * 2);
+        let Some(wanted) = wanted.into_iter().chain(ha).min() else { return Ok(None) };
         let (daemon, handle) = (Arc::clone(self), Handle::current());
         let inside = handle.clone();
         let admit = move |stream: tokio::net::UnixStream| {
@@ -143,7 +147,7 @@ impl Daemon {
         let (name, result) = if let Some(route) = route {
             let trial = open::try_login(&self.shared, &route);
             (route.database.name.clone(), timeout(TRIAL_PATIENCE, trial).await)
-        } else if let Some(database) = directory.first_database() {
+        } else if let Some(database) = directory.databases().next() {
             let trial = open::try_reach(&self.shared, &database);
             (database.name.clone(), timeout(TRIAL_PATIENCE, trial).await)
         } else {

@@ -33,6 +33,7 @@ const ANSWER_LEN_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Health {
     window: Duration,
+    since: Time,
     /// Nanoseconds of [`Time`], plus one; 0: never.
     good_at: AtomicU64,
     /// What was wrong when last something was. Only this file and whoever asks after trouble lock it, and only for a moment.
@@ -41,7 +42,7 @@ pub struct Health {
 
 impl Health {
     fn new(window: Duration) -> Self {
-        Self { window, good_at: AtomicU64::new(0), trouble: Mutex::default() }
+        Self { window, since: Time::now(), good_at: AtomicU64::new(0), trouble: Mutex::default() }
     }
 
     fn good(&self, at: Time) {
@@ -56,6 +57,12 @@ impl Health {
     #[must_use]
     pub fn trouble(&self) -> String {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has anybody looked yet, or should have?
+    #[must_use]
+    pub fn is_known(&self, now: Time) -> bool {
+        self.good_at.load(Ordering::Acquire) > 0 || now.since(self.since) > self.window
     }
 
     /// Was all well a moment ago, half an interval at most?

@@ -40,12 +40,16 @@ pub enum Message {
         /// Its process id, for the log.
         pid: u32,
     },
-    /// The predecessor agrees; beside it go the listeners in this order, then the pidfile if there is one.
+    /// The predecessor agrees; beside it go the listeners in this order, then the channel to the address helper and the
+    /// pidfile, if there are such.
     Offer {
         /// Names of the listeners.
         listeners: Vec<String>,
         /// Its pidfile goes with them.
         pidfile: bool,
+        /// The channel to the address helper goes with them: a restart moves no floating address.
+        #[serde(default)]
+        helper: bool,
         /// Its process id, for the log.
         pid: u32,
         /// It takes [`Message::Cancel`]. Of those who do not say so nothing is asked.

@@ -142,7 +142,7 @@ fn places_that_do_not_exist_are_not_believed() {
 fn messages_come_back_as_they_were() {
     let all = [
         Message::Hello { versions: (1, 2), program: "pgtandem 1".into(), pid: 7 },
-        Message::Offer { listeners: vec!["tcp".into()], pidfile: true, pid: 1, cancels: true },
+        Message::Offer { listeners: vec!["tcp".into()], pidfile: true, helper: false, pid: 1, cancels: true },
         Message::Decline { reason: "busy".into() },
         Message::Ready,
         Message::Descriptors { count: 250 },

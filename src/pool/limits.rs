@@ -12,6 +12,7 @@ pub struct ClientLimits {
     /// Of those, how many are our own and take nobody's place.
     own: u32,
     closed: bool,
+    standby: bool,
     databases: FxHashMap<DatabaseId, Count>,
     users: FxHashMap<UserId, Count>,
 }
@@ -57,6 +58,11 @@ impl ClientLimits {
         self.closed = true;
     }
 
+    /// Whether this process stands by for another one: then nobody new gets into a database.
+    pub fn set_standby(&mut self, standby: bool) {
+        self.standby = standby;
+    }
+
     /// Counts an accepted socket.
     pub fn enter(&mut self) -> Seat {
         self.clients = self.clients.saturating_add(1);
@@ -93,6 +99,10 @@ impl ClientLimits {
         if self.closed && !exempt {
             // "Cannot connect now": libpq then tries the next of several hosts.
             return Err(refusal("pooler is shutting down").with_sqlstate("57P03"));
+        }
+        if self.standby && !exempt {
+            let text = "this node stands by: it takes clients only while it has the floating address (listen = active)";
+            return Err(refusal(text).with_sqlstate("57P03"));
         }
         if seat.database != Some(database) {
             if let Some(former) = seat.database.replace(database) {

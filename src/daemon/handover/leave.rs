@@ -20,7 +20,7 @@ use crate::daemon::shutdown::Phase;
 use crate::handover::dialogue::Message;
 use crate::handover::format::Versions;
 use crate::handover::state::Key;
-use crate::session::io::cancel::of_successor;
+use crate::session::io::cancel::from_elsewhere;
 use crate::session::io::shared::lock;
 use crate::wire::startup::CancelKey;
 
@@ -53,7 +53,7 @@ pub async fn on_terminate(daemon: Arc<Daemon>) {
     let restart = manager::is_restart().await;
     if restart == Some(false) {
         tracing::info!("got SIGTERM, shutting down, waiting for all clients disconnect");
-        return daemon.shutdown.advance(Phase::WaitForClients, &daemon.shared);
+        return daemon.shut_down(Phase::WaitForClients);
     }
     if restart.is_none() {
         tracing::info!("the service manager does not tell whether this is a restart; it is taken for one");
@@ -63,7 +63,7 @@ pub async fn on_terminate(daemon: Arc<Daemon>) {
         Ok(()) => daemon.shutdown.advance(Phase::Now, &daemon.shared),
         Err(error) => {
             tracing::warn!("cannot leave anything to the next process, shutting down: {error}");
-            daemon.shutdown.advance(Phase::WaitForClients, &daemon.shared);
+            daemon.shut_down(Phase::WaitForClients);
         }
     }
 }
@@ -120,6 +120,7 @@ fn store(daemon: &Arc<Daemon>, mut gathering: Gathering) -> io::Result<()> {
             return Err(error);
         }
     };
+    bridge(daemon);
     let leave = || -> io::Result<()> {
         // Nobody reads yet: all must fit in the queue.
         ours.set_patience(Duration::from_millis(500))?;
@@ -134,6 +135,7 @@ fn store(daemon: &Arc<Daemon>, mut gathering: Gathering) -> io::Result<()> {
             let (clients, servers) = gathering.let_go();
             daemon.left.store(true, Ordering::Relaxed);
             lock(&daemon.listeners).hand_on();
+            daemon.ha().inspect(|ha| ha.hand_on());
             tracing::info!(
                 "left {clients} clients and {servers} servers to the next process, after {} ms at rest",
                 age.as_millis()
@@ -146,22 +148,40 @@ fn store(daemon: &Arc<Daemon>, mut gathering: Gathering) -> io::Result<()> {
             drop(ours);
             theirs.drain();
             let _ = daemon.service.remove(STORED_NAME);
+            daemon.ha().inspect(|ha| ha.resume());
             gathering.call_off();
             Err(error)
         }
     }
 }
 
-/// Offers the listeners, and the pidfile if that is to go with them.
+/// Lets the address helper advertise while nobody else does, so that the address stays.
+fn bridge(daemon: &Daemon) {
+    if let Some(ha) = daemon.ha()
+        && !ha.bridge()
+    {
+        tracing::warn!("the address helper cannot stand in: a floating address moves to the other node");
+    }
+}
+
+/// Offers the listeners, the channel to the address helper, and the pidfile if that is to go with them.
 fn offer(daemon: &Daemon, channel: &Channel, with_pidfile: bool) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let listeners = lock(&daemon.listeners);
     let pidfile = lock(&daemon.pidfile);
     let pidfile = pidfile.as_ref().filter(|_| with_pidfile);
+    let helper = daemon.ha().and_then(|ha| ha.channel());
     let (names, mut sockets): (Vec<_>, Vec<_>) =
         listeners.descriptors().into_iter().map(|(name, socket)| (name.to_string(), socket.as_raw_fd())).unzip();
+    sockets.extend(helper.as_ref().map(AsRawFd::as_raw_fd));
     sockets.extend(pidfile.map(|file| file.descriptor().as_raw_fd()));
-    let offer = Message::Offer { listeners: names, pidfile: pidfile.is_some(), pid: std::process::id(), cancels: true };
+    let offer = Message::Offer {
+        listeners: names,
+        pidfile: pidfile.is_some(),
+        helper: helper.is_some(),
+        pid: std::process::id(),
+        cancels: true,
+    };
     channel.say(&offer, &sockets)
 }
 
@@ -222,6 +242,7 @@ fn converse(daemon: &Arc<Daemon>, channel: &Channel, runtime: &Handle, desk: &mu
         other => return Err(io::Error::other(format!("unexpected {other:?}"))),
     }
     let mut gathering = runtime.block_on(Gathering::begin(daemon, HOLD));
+    bridge(daemon);
     match pass(daemon, channel, &mut gathering, || desk.close()) {
         Ok((clients, servers)) => {
             tracing::info!(
@@ -230,10 +251,12 @@ fn converse(daemon: &Arc<Daemon>, channel: &Channel, runtime: &Handle, desk: &mu
             );
         }
         Err(error) => {
+            daemon.ha().inspect(|ha| ha.resume());
             gathering.call_off();
             return Err(error);
         }
     }
+    daemon.ha().inspect(|ha| ha.hand_on());
     // From here on there is no way back: the listeners are the successor's.
     daemon.left.store(true, Ordering::Relaxed);
     lock(&daemon.listeners).hand_on();
@@ -294,7 +317,7 @@ fn pass(
 /// A cancel request for somebody who is still busy here. To be called inside the runtime.
 fn cancel(daemon: &Arc<Daemon>, key: &Key) {
     let key = CancelKey { pid: key.pid, secret: key.secret.0.as_slice().into() };
-    drop(tokio::spawn(of_successor(Arc::clone(&daemon.shared), key)));
+    drop(tokio::spawn(from_elsewhere(Arc::clone(&daemon.shared), key)));
 }
 
 /// Those who were busy come to rest one by one and follow. Who is still busy after handover_timeout is told to go.

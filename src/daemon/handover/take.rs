@@ -30,6 +30,8 @@ pub struct Legacy {
     listeners: Vec<Listener>,
     /// The predecessor's pidfile, which it has locked.
     pub pidfile: Option<OwnedFd>,
+    /// The predecessor's channel to the address helper, which must not be used before [`Legacy::take_over`].
+    helper: Option<OwnedFd>,
     warnings: Vec<String>,
 }
 
@@ -50,7 +52,7 @@ impl Legacy {
     #[must_use]
     pub fn stored(inherited: Inherited) -> Self {
         let Inherited { listeners, others, warnings } = inherited;
-        let mut legacy = Self { from: None, listeners, pidfile: None, warnings };
+        let mut legacy = Self { from: None, listeners, pidfile: None, helper: None, warnings };
         if let Some((_, descriptor)) = others.into_iter().find(|(name, _)| name == STORED_NAME)
             && let Err(error) = legacy.open_stored(descriptor)
         {
@@ -118,8 +120,9 @@ impl Legacy {
     /// Does it take cancel requests?
     fn hear_offer(&mut self, channel: &Channel) -> io::Result<bool> {
         match channel.hear()? {
-            (Message::Offer { pidfile, cancels, .. }, mut descriptors) => {
+            (Message::Offer { pidfile, helper, cancels, .. }, mut descriptors) => {
                 self.pidfile = if pidfile { descriptors.pop() } else { None };
+                self.helper = if helper { descriptors.pop() } else { None };
                 for descriptor in descriptors {
                     match Listener::left_behind(descriptor) {
                         // A socket of the service manager comes both ways.
@@ -142,6 +145,11 @@ impl Legacy {
     /// The listeners.
     pub fn take_listeners(&mut self) -> Vec<Listener> {
         std::mem::take(&mut self.listeners)
+    }
+
+    /// The channel to the address helper.
+    pub fn take_helper(&mut self) -> Option<OwnedFd> {
+        self.helper.take()
     }
 
     /// What was wrong, for the log.

@@ -22,18 +22,29 @@ const CARRY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Passes a client's request on and waits for the end of it. `request` is the client connection that brought it.
 pub(super) async fn request(shared: &Arc<Shared>, request: ClientId, key: &CancelKey) {
-    let owner = lock(&shared.keys).owner(key);
-    let Some(client) = owner.and_then(|id| shared.roster.client(id)) else {
-        if let Some(pass_on) = &*lock(&shared.former) {
-            tracing::debug!("C-{:#x}: cancel request passed on to the former process", request.0);
-            return pass_on(key);
-        }
-        tracing::info!("C-{:#x}: closing because: failed cancel request (no client has this key)", request.0);
+    if carry_out(shared, request, key).await {
         return;
-    };
+    }
+    let mut passed_on = false;
+    for (elsewhere, whom) in [(&shared.former, "former process"), (&shared.peer, "other node")] {
+        if let Some(pass_on) = &*lock(elsewhere) {
+            tracing::debug!("C-{:#x}: cancel request passed on to the {whom}", request.0);
+            pass_on(key);
+            passed_on = true;
+        }
+    }
+    if !passed_on {
+        tracing::info!("C-{:#x}: closing because: failed cancel request (no client has this key)", request.0);
+    }
+}
+
+/// The same for a client of this process. False: no client has this key.
+async fn carry_out(shared: &Arc<Shared>, request: ClientId, key: &CancelKey) -> bool {
+    let owner = lock(&shared.keys).owner(key);
+    let Some(client) = owner.and_then(|id| shared.roster.client(id)) else { return false };
     let Some(target) = client.link() else {
         tracing::debug!(subject = %client.subject(), "cancel request {request}: client {} has no server", client.id);
-        return;
+        return true;
     };
     // The requester's connection ends when its request has been heard, as with PostgreSQL itself.
     let (over, ended) = oneshot::channel();
@@ -46,12 +57,16 @@ pub(super) async fn request(shared: &Arc<Shared>, request: ClientId, key: &Cance
         shared.pools.with(|registry, now, out| registry.cancel_given_up(now, request, out));
     }
     lock(&shared.cancel_waits).remove(&request);
+    true
 }
 
-/// Carries out a request that has come to the successor of this process.
-pub async fn of_successor(shared: Arc<Shared>, key: CancelKey) {
+/// Carries out a request that has come to the successor of this process, or to the other node of a pair. It goes no further, so
+/// that two who do not know a key do not pass it to and fro.
+pub async fn from_elsewhere(shared: Arc<Shared>, key: CancelKey) {
     let id = ClientId(shared.ids.draw());
-    request(&shared, id, &key).await;
+    if !carry_out(&shared, id, &key).await {
+        tracing::debug!("{id}: a cancel request that was passed on here has a key that no client has");
+    }
 }
 
 /// The requester need not wait any longer.

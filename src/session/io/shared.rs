@@ -53,6 +53,8 @@ pub struct Shared {
     arriving: AtomicUsize,
     /// Where cancel requests go whose keys are not known here: to a former process that still has busy clients.
     pub former: Mutex<Option<PassCancelOn>>,
+    /// The same, to the other node of a pair.
+    pub peer: Mutex<Option<PassCancelOn>>,
     scram_keys: Mutex<Vec<DerivedKeys>>,
     mock_key: Zeroizing<[u8; 32]>,
 }
@@ -178,6 +180,7 @@ impl Shared {
             generation: AtomicU64::new(0),
             arriving: AtomicUsize::new(0),
             former: Mutex::default(),
+            peer: Mutex::default(),
             scram_keys: Mutex::default(),
             mock_key: Zeroizing::new(random_bytes()),
         });

@@ -1,0 +1,171 @@
+//! The address helper as this process reaches it: by a descriptor that it was started with, or by a path where one waits; in
+//! the latter case a helper that has gone is called again.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::clock::Time;
+use crate::daemon::helper::client::HelperClient;
+use crate::daemon::helper::menu::{Event, PROTOCOL, Request};
+use crate::session::io::shared::lock;
+
+/// How often a helper that is not there is called.
+const CALL_EVERY: Duration = Duration::from_millis(100);
+
+/// How long it may be away while this node goes on as if it were there: its addresses live for two seconds without it, and the
+/// service manager starts it again within a fraction of that.
+const ABSENCE_MAX: Duration = Duration::from_secs(1);
+
+/// Where a helper comes from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// It is at the other end of this descriptor, and no other one can be had.
+    Descriptor(OwnedFd),
+    /// It waits here.
+    Path(PathBuf),
+}
+
+/// The helper.
+#[derive(Debug)]
+pub(super) struct Holder {
+    client: Option<HelperClient>,
+    path: Option<PathBuf>,
+    fingerprint: [u8; 32],
+    call_at: Time,
+    gone_since: Option<Time>,
+    trouble: String,
+    /// A second descriptor of the channel, for a successor.
+    duplicate: Arc<Mutex<Option<Arc<OwnedFd>>>>,
+}
+
+impl Holder {
+    /// Reaches it, or begins to try.
+    pub(super) fn new(
+        now: Time,
+        source: Source,
+        fingerprint: [u8; 32],
+        duplicate: Arc<Mutex<Option<Arc<OwnedFd>>>>,
+    ) -> Self {
+        let mut holder = Self {
+            client: None,
+            path: None,
+            fingerprint,
+            call_at: now,
+            gone_since: Some(now),
+            trouble: "not reached yet".to_owned(),
+            duplicate,
+        };
+        match source {
+            Source::Descriptor(fd) => holder.adopt(now, HelperClient::from_fd(fd)),
+            Source::Path(path) => {
+                holder.path = Some(path);
+                holder.call(now);
+            }
+        }
+        holder
+    }
+
+    fn adopt(&mut self, now: Time, client: io::Result<HelperClient>) {
+        match client {
+            Ok(client) => {
+                *lock(&self.duplicate) = client.fd().try_clone_to_owned().ok().map(Arc::new);
+                self.client = Some(client);
+                self.gone_since = None;
+                self.trouble.clear();
+                self.ask(&Request::Hello { protocol: PROTOCOL, fingerprint: self.fingerprint });
+            }
+            Err(error) => self.lost(now, &error.to_string()),
+        }
+    }
+
+    /// Calls a helper that is not there, if it is time.
+    pub(super) fn call(&mut self, now: Time) {
+        if self.client.is_none()
+            && now >= self.call_at
+            && let Some(path) = self.path.clone()
+        {
+            self.call_at = now + CALL_EVERY;
+            self.adopt(now, HelperClient::connect(&path));
+        }
+    }
+
+    /// When it is to be called.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        (self.client.is_none() && self.path.is_some()).then_some(self.call_at)
+    }
+
+    /// To be waited for.
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.client.as_ref().map(HelperClient::fd)
+    }
+
+    /// Is it there?
+    pub(super) fn is_there(&self) -> bool {
+        self.client.is_some()
+    }
+
+    /// Why it does not hold addresses for us, if it has been away for too long or will not.
+    pub(super) fn trouble(&self, now: Time) -> Option<String> {
+        let since = self.gone_since?;
+        if self.path.is_some() && now.since(since) < ABSENCE_MAX {
+            return None;
+        }
+        let place = self.path.as_ref().map(|path| format!(" at {}", path.display())).unwrap_or_default();
+        let remedy = match &self.path {
+            Some(_) => "systemctl status pgtandem-helper.socket pgtandem-helper.service",
+            None => "it was started with this process: restart pgtandem",
+        };
+        Some(format!("the address helper{place}: {} ({remedy})", self.trouble))
+    }
+
+    /// Asks for something. What a helper that is gone is asked for is nothing to it: it hears everything anew.
+    pub(super) fn ask(&mut self, request: &Request) {
+        let Some(client) = &self.client else { return };
+        if let Err(error) = client.send(request) {
+            tracing::warn!("the address helper does not take a request: {error}");
+            self.lost(Time::now(), &error.to_string());
+        }
+    }
+
+    /// What it has said next.
+    pub(super) fn hear(&mut self, now: Time) -> Option<(Event, Vec<OwnedFd>)> {
+        match self.client.as_mut()?.receive() {
+            Ok(heard) => heard,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.lost(now, "it has ended");
+                None
+            }
+            Err(error) => {
+                self.lost(now, &error.to_string());
+                None
+            }
+        }
+    }
+
+    /// It will not, for this reason.
+    pub(super) fn refused(&mut self, now: Time, reason: &str) {
+        tracing::error!("the address helper refuses: {reason}");
+        self.lost(now, &format!("it refuses: {reason}"));
+    }
+
+    fn lost(&mut self, now: Time, why: &str) {
+        lock(&self.duplicate).take();
+        if self.client.take().is_some() {
+            tracing::error!("the address helper is gone: {why}");
+        }
+        why.clone_into(&mut self.trouble);
+        self.gone_since.get_or_insert(now);
+        self.call_at = self.call_at.max(now + CALL_EVERY);
+    }
+
+    /// New configuration. One that is the same to the helper is not mentioned.
+    pub(super) fn reread(&mut self, fingerprint: [u8; 32]) {
+        if self.fingerprint != fingerprint {
+            self.fingerprint = fingerprint;
+            self.ask(&Request::Reread { fingerprint });
+        }
+    }
+}
