@@ -2,9 +2,10 @@
 # make check   installs what is missing and runs every test
 # make bench   pgtandem beside PgBouncer and a direct connection (BENCH_FLAGS='--quick')
 # make systemd pgtandem under a real systemd in a container; as root, or through sudo
+# make topology  two nodes, clients and PostgreSQL in network namespaces, keepalived beside; as root, or through sudo
 # make kernel-tls  the tests that need kernel TLS, restarts among them, in a QEMU guest (part of check)
 # make fuzz    fuzzes one parser: TARGET=frame SECONDS=60
-.PHONY: demo check bench fuzz kernel-tls systemd fmt clippy test doc licences e2e demo-smoke tools
+.PHONY: demo check bench fuzz kernel-tls systemd topology fmt clippy test doc licences e2e demo-smoke tools
 .NOTPARALLEL:
 
 SHELL := /bin/bash
@@ -22,7 +23,7 @@ demo:
 bench:
 	@exec benches/peers $(BENCH_FLAGS)
 
-check: tools fmt clippy test doc licences kernel-tls e2e systemd demo-smoke
+check: tools fmt clippy test doc licences kernel-tls topology e2e systemd demo-smoke
 	@echo "check: everything passed"
 
 # With the release build: the guest's processor is emulated.
@@ -30,8 +31,14 @@ kernel-tls:
 	cargo build --release --locked --bin pgtandem
 	PGTANDEM_BIN=$(CARGO_TARGET_DIR)/release/pgtandem tests/kernel_tls/run
 
+# With the release build: what is measured are milliseconds.
+topology:
+	cargo build --release --locked --bin pgtandem
+	as_root=(); [ "$$(id -u)" = 0 ] || as_root=(sudo --preserve-env=PGTANDEM_BIN,CARGO_TARGET_DIR); \
+	    PGTANDEM_BIN=$(CARGO_TARGET_DIR)/release/pgtandem "$${as_root[@]}" tests/topology/run $(TOPOLOGY_FLAGS)
+
 tools:
-	@.ci/install python3 cc git openssl postgresql strace
+	@.ci/install python3 cc git openssl postgresql strace ip nft tshark keepalived
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || \
 	    rustup component add rustfmt clippy
 
@@ -42,10 +49,11 @@ clippy:
 	cargo clippy --locked --all-targets -- -D warnings
 
 # Unit tests, tests/tidy.rs (the architecture's rules), simulations and the fuzz targets on their seeds. nextest does not see
-# the cases of tests/process.rs, which fork and so have a main of their own.
+# the cases of tests/process.rs and tests/address_helper.rs, which have a main of their own.
 test:
 	if cargo nextest --version >/dev/null 2>&1; then \
-	    cargo nextest run --locked --all-targets && cargo test --locked --doc --quiet && cargo test --locked --test process; \
+	    cargo nextest run --locked --all-targets && cargo test --locked --doc --quiet && \
+	        cargo test --locked --test process --test address_helper; \
 	else \
 	    cargo test --locked; \
 	fi
