@@ -320,6 +320,61 @@ def test_a_restart_is_no_failover(lab, probe):
     linked(a, b)
 
 
+SOCKET_UNIT = """
+import os, socket, subprocess, sys
+path, binary, file = sys.argv[1:]
+door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+door.bind(path)
+os.chmod(path, 0o600)
+os.chown(path, int(sys.stdin.readline()), -1)
+door.listen(4)
+print('ready', flush=True)
+caps = '+net_admin,+net_raw'
+while True:
+    def listen():
+        os.dup2(door.fileno(), 3)
+        os.set_inheritable(3, True)
+        os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES='helper')
+        os.execvp('setpriv', ['setpriv', '--reuid=postgres', '--regid=postgres', '--init-groups', '--inh-caps=' + caps,
+                              '--ambient-caps=' + caps, binary, 'address-helper', file])
+    pid = os.fork()
+    if pid == 0:
+        listen()
+    print(pid, flush=True)
+    os.waitpid(pid, 0)
+"""
+
+
+def test_a_helper_of_a_service_manager_may_be_restarted(lab, probe):
+    """The helper has a socket that stays open, the pooler starts as an ordinary user; neither a stop nor a kill of the helper moves
+    the address, as it is started again at once."""
+    wish = Wish(priorities=(150, 100), ha=f"helper_socket = {lab.folder}/helper")
+    a = Pgtandem(lab, "a", wish)
+    file = a.configure()
+    file.write_text(file.read_text().replace("user = postgres\n", ""))
+    manager = lab.spawn("a", sys.executable, "-c", SOCKET_UNIT, lab.folder / "helper", os.environ["PGTANDEM_BIN"], file,
+                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert manager.stdin is not None and manager.stdout is not None
+    manager.stdin.write(run("id", "-u", "postgres"))
+    manager.stdin.flush()
+    assert manager.stdout.readline() == "ready\n"
+    helper = int(manager.stdout.readline())
+    lab.run("a", "runuser", "-u", "postgres", "--", os.environ["PGTANDEM_BIN"], "-d", file)
+    b = Pgtandem(lab, "b", Wish(priorities=(150, 100))).start()
+    settled(lab, "a")
+    linked(a, b)
+    before = transitions(b)
+    for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
+        prober = Prober(lab, probe, 2.0)
+        pause(0.2)
+        os.kill(helper, number)
+        helper = int(manager.stdout.readline())
+        assert prober.gaps().longest_ms < 20
+    assert transitions(b) == before and lab.holders() == "a" and lab.holders(FLOATING6) == "a"
+    a.kill()
+    settled(lab, "b")
+
+
 def test_maintenance(lab):
     a, b = pair(lab, Wish(priorities=(150, 100), preempt=True))
     settled(lab, "a")

@@ -37,6 +37,8 @@ pub(super) struct Holder {
     call_at: Time,
     gone_since: Option<Time>,
     trouble: String,
+    /// That it is not reached was said.
+    said: bool,
     /// A second descriptor of the channel, for a successor.
     duplicate: Arc<Mutex<Option<Arc<OwnedFd>>>>,
 }
@@ -56,6 +58,7 @@ impl Holder {
             call_at: now,
             gone_since: Some(now),
             trouble: "not reached yet".to_owned(),
+            said: false,
             duplicate,
         };
         match source {
@@ -73,7 +76,7 @@ impl Holder {
             Ok(client) => {
                 *lock(&self.duplicate) = client.fd().try_clone_to_owned().ok().map(Arc::new);
                 self.client = Some(client);
-                self.gone_since = None;
+                (self.gone_since, self.said) = (None, false);
                 self.trouble.clear();
                 self.ask(&Request::Hello { protocol: PROTOCOL, fingerprint: self.fingerprint });
             }
@@ -88,7 +91,17 @@ impl Holder {
             && let Some(path) = self.path.clone()
         {
             self.call_at = now + CALL_EVERY;
-            self.adopt(now, HelperClient::connect(&path));
+            let called = HelperClient::connect(&path);
+            if let Err(error) = &called
+                && !std::mem::replace(&mut self.said, true)
+            {
+                tracing::warn!(
+                    "the address helper is not reached at {}: {error} (setting helper_socket; systemctl status \
+                     pgtandem-helper.socket); until it is, this node holds no floating address",
+                    path.display()
+                );
+            }
+            self.adopt(now, called);
         }
     }
 

@@ -206,7 +206,7 @@ fn shutdown_says_goodbye_or_not() {
     assert_eq!(actions[..1], [Action::Release]);
     let mut bench = Bench::started(params(100));
     let actions = bench.step(Event::Stop { goodbye: true });
-    assert_eq!(sent(&actions), []);
+    assert!(sent(&actions).is_empty());
     assert_eq!(actions.len(), 1);
     assert!(bench.step(Event::Stop { goodbye: true }).is_empty());
 }
@@ -339,5 +339,5 @@ fn intervals_and_priorities_have_bounds() {
     let mut bench = Bench::active(params(100));
     assert_eq!(sent(&bench.step(Event::Priority(255))), [254]);
     assert_eq!(sent(&bench.step(Event::Priority(0))), [1]);
-    assert_eq!(sent(&bench.step(Event::Priority(1))), []);
+    assert!(sent(&bench.step(Event::Priority(1))).is_empty());
 }
