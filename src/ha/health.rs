@@ -95,6 +95,14 @@ impl Fitness {
         }
     }
 
+    /// Whatever was not told is good, and the helper is there.
+    pub(super) fn presume(&mut self) {
+        self.set(Item::Helper, Health::Good);
+        for item in &mut self.items {
+            item.get_or_insert(Health::Good);
+        }
+    }
+
     /// What is wrong now, without hysteresis: the first item that is not well.
     pub(super) fn fault(&self) -> Option<String> {
         Item::ALL.iter().zip(&self.items).find_map(|(item, health)| match health {

@@ -308,6 +308,21 @@ struct Led {
     asked: Option<(Time, String)>,
 }
 
+fn led(now: Time, params: &Params, held: &[usize]) -> Vec<Led> {
+    let new = |router| Led {
+        state: State::Initialize,
+        since: now,
+        interface: Health::Good,
+        started: false,
+        yielding: false,
+        moved: false,
+        held: held.contains(&router),
+        reason: "not started".to_owned(),
+        asked: None,
+    };
+    (0..params.routers.len()).map(new).collect()
+}
+
 /// The decisions of one node.
 #[derive(Debug)]
 pub struct Ha {
@@ -335,19 +350,8 @@ impl Ha {
     /// A node of which nothing is known yet. `held`: the routers whose addresses a predecessor has left to this process.
     #[must_use]
     pub fn new(now: Time, params: Params, held: &[usize]) -> Self {
-        let led = |router| Led {
-            state: State::Initialize,
-            since: now,
-            interface: Health::Good,
-            started: false,
-            yielding: false,
-            moved: false,
-            held: held.contains(&router),
-            reason: "not started".to_owned(),
-            asked: None,
-        };
         Self {
-            routers: (0..params.routers.len()).map(led).collect(),
+            routers: led(now, &params, held),
             fitness: Fitness::new(now),
             draining: false,
             restarting: false,
@@ -362,6 +366,16 @@ impl Ha {
             now,
             params,
         }
+    }
+
+    /// Other virtual routers than before, or those of a predecessor, in the states of machines that are new to this one. What is
+    /// known of the node and of the peer stays. What was not told yet counts as good, as it was a moment ago, and so does the
+    /// helper, which has just said what is held.
+    pub fn inherit(&mut self, now: Time, params: Params, held: &[usize], out: &mut Vec<Action>) {
+        self.fitness.presume();
+        self.drop_move(now, "the virtual routers have changed", out);
+        self.routers = led(now, &params, held);
+        self.params = params;
     }
 
     /// Takes one event, and appends what is to be done.
@@ -523,6 +537,11 @@ impl Ha {
             }
             (Some(reason), false) => {
                 reason.clone_into(&mut led.reason);
+                if std::mem::take(&mut led.held) {
+                    // What a predecessor has left has to be given up in due form.
+                    out.push(Action::Router { router, order: Order::Start { held: true } });
+                    out.push(Action::Router { router, order: Order::StepDown { goodbye: true } });
+                }
                 return;
             }
             (None, false) => {
@@ -534,8 +553,9 @@ impl Ha {
             (None, true) => {}
         }
         let Some(led) = self.routers.get_mut(router) else { return };
-        // While active only a planned move lowers it.
-        if led.state != State::Active && led.yielding != yielding {
+        // While active only a planned move lowers it; and it is about to be active if it has just been told to take over.
+        let taking_over = led.asked.as_ref().is_some_and(|(since, _)| now.since(*since) < ASKED_FOR);
+        if led.state != State::Active && !taking_over && led.yielding != yielding {
             led.yielding = yielding;
             out.push(Action::Router { router, order: if yielding { Order::Yield } else { Order::NoYield } });
         }

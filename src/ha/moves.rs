@@ -299,8 +299,26 @@ impl Ha {
                 led.moved = planned.cause == Cause::Switchover && preempt;
             }
         }
+        self.report_move(now, &planned, !here, failure, out);
+    }
+
+    /// The routers that it was about are not led any more.
+    pub(super) fn drop_move(&mut self, now: Time, why: &str, out: &mut Vec<Action>) {
+        if let Some(planned) = self.planned.take() {
+            self.report_move(now, &planned, false, Some(why.to_owned()), out);
+        }
+    }
+
+    fn report_move(
+        &mut self,
+        now: Time,
+        planned: &Move,
+        moved: bool,
+        failure: Option<String>,
+        out: &mut Vec<Action>,
+    ) {
         if planned.quiesced {
-            out.push(Action::Resume { routers: planned.routers.clone(), moved: !here });
+            out.push(Action::Resume { routers: planned.routers.clone(), moved });
         }
         let names = self.names(&planned.routers);
         let took = now.since(planned.began);

@@ -167,7 +167,7 @@ impl Ha {
                 out.push(Action::AnswerPeer { id, accepted: true, text: String::new() });
                 for router in routers {
                     if let Some(led) = self.routers.get_mut(router) {
-                        (led.asked, led.yielding) = (Some((now, reason.clone())), false);
+                        (led.asked, led.yielding, led.moved) = (Some((now, reason.clone())), false, false);
                         out.push(Action::Router { router, order: Order::TakeOver("the peer asked for it") });
                     }
                 }

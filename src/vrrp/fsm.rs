@@ -192,6 +192,10 @@ impl Router {
         match event {
             Event::Start { held } => {
                 (self.started, self.yielding, self.stood_down) = (true, false, false);
+                if held && !self.link_up {
+                    // They were left on an interface that cannot be used: when it can, somebody else may have them.
+                    self.release(out);
+                }
                 self.begin(now, held, out);
             }
             Event::Stop { goodbye } => {
@@ -214,6 +218,8 @@ impl Router {
             Event::Rival => self.rival_sign(now, out),
             Event::AddressesLost => {
                 if let Phase::Active(_) = self.phase {
+                    // A request to hold them may be under way that is younger than the loss.
+                    self.release(out);
                     self.demote(now, Reason::AddressesLost, None, out);
                 }
             }
