@@ -6,6 +6,7 @@
 //! shows all that happens in it.
 
 #![expect(clippy::unwrap_used, reason = "constants")]
+#![expect(clippy::print_stdout, reason = "what was simulated, and the trace of a seed that is asked for")]
 
 #[path = "sim/helper.rs"]
 mod helper;
@@ -128,9 +129,8 @@ fn converged(world: &mut World) -> Result<(), String> {
     let watched_from = world.t;
     world.run(world.t + 12 * nanos(world.setup.interval) + 2 * SECOND)?;
     for router in 0..world.setup.routers.len() {
-        let states = [0, 1].map(|node: usize| {
-            world.nodes[node].pooler.as_ref().map(|pooler| pooler.routers[router].state())
-        });
+        let states =
+            [0, 1].map(|node: usize| world.nodes[node].pooler.as_ref().map(|pooler| pooler.routers[router].state()));
         let holders = world.judge.holders(router);
         let good = matches!(
             (holders, states),
@@ -225,11 +225,11 @@ fn rejoin(world: &mut World, node: usize) -> Result<(), String> {
     world.act(back)?;
     judge::Judge::note_changes(world);
     converged(world)?;
-    for router in 0..before.len() {
+    for (router, before) in before.iter().enumerate() {
         let priority = world.setup.routers[router].priority;
         let own = priority[node] > priority[1 - node];
         let expected = u64::from(world.setup.preempt && own);
-        let moves = world.judge.moves[router] - before[router];
+        let moves = world.judge.moves[router] - before;
         if moves != expected {
             return Err(format!("(f) r{router} has moved {moves} times, not {expected}, when node {node} came back"));
         }

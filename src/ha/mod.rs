@@ -487,9 +487,6 @@ impl Ha {
         for router in 0..self.routers.len() {
             self.lead(now, router, unwanted.as_deref(), out);
         }
-        if self.planned.as_ref().is_some_and(|planned| !planned.routers.iter().any(|&router| self.is_active(router))) {
-            self.move_ended(now, None, out);
-        }
     }
 
     fn judge_health(&mut self, now: Time, out: &mut Vec<Action>) {
@@ -611,6 +608,11 @@ impl Ha {
         let asked = led.asked.take().filter(|(since, _)| now.since(*since) < ASKED_FOR);
         if to == State::Active {
             led.moved = false;
+        }
+        if reason == Reason::NobodyTookOver {
+            // Whoever is there has heard the goodbye. If nobody is, this node must not stay away.
+            led.yielding = false;
+            out.push(Action::Router { router, order: Order::NoYield });
         }
         let planned = self.planned.as_ref().filter(|planned| planned.routers.contains(&router) && to != State::Active);
         let (text, began) = match (planned, asked.filter(|_| to == State::Active)) {

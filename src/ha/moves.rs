@@ -225,6 +225,9 @@ impl Ha {
     /// What time and the peer's state do to a move.
     pub(super) fn tend_move(&mut self, now: Time, out: &mut Vec<Action>) {
         let Some(planned) = &self.planned else { return };
+        if !planned.routers.iter().any(|&router| self.is_active(router)) {
+            return self.move_ended(now, None, out);
+        }
         let (cause, due) = (planned.cause, now >= planned.deadline());
         if let Some(fault) = self.unfit_reason() {
             self.move_ended(now, Some(format!("this node has become unfit: {fault}")), out);
@@ -309,14 +312,7 @@ impl Ha {
         }
     }
 
-    fn report_move(
-        &mut self,
-        now: Time,
-        planned: &Move,
-        moved: bool,
-        failure: Option<String>,
-        out: &mut Vec<Action>,
-    ) {
+    fn report_move(&mut self, now: Time, planned: &Move, moved: bool, failure: Option<String>, out: &mut Vec<Action>) {
         if planned.quiesced {
             out.push(Action::Resume { routers: planned.routers.clone(), moved });
         }

@@ -208,7 +208,7 @@ impl Judge {
             }
             let keep = |slot: &mut Option<u64>, is: bool| *slot = is.then(|| slot.unwrap_or(t));
             keep(&mut judge.eligible_since[index], node.eligible() && !node.replacing);
-            keep(&mut judge.unfit_since[index], !node.replacing && !(node.well() && node.pooler_runs()));
+            keep(&mut judge.unfit_since[index], !(node.replacing || node.well() && node.pooler_runs()));
             keep(&mut judge.helper_since[index], node.helper_runs());
         }
         for router in 0..judge.holders.len() {
@@ -267,7 +267,9 @@ impl Judge {
     }
 
     pub(crate) fn command_done(world: &mut World, id: u64, ok: bool, text: &str) -> Result<(), String> {
-        let Some(command) = world.judge.commands.remove(&id) else { return Err(format!("command {id} answered twice")) };
+        let Some(command) = world.judge.commands.remove(&id) else {
+            return Err(format!("command {id} answered twice"));
+        };
         world.judge.commands_done += u64::from(ok);
         // Nothing has happened since.
         if command.clean && world.judge.no_gap && world.judge.input_at <= command.at && !ok {

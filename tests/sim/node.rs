@@ -20,10 +20,22 @@ pub(crate) enum Mail {
     Consider(Box<Event>),
     /// From the link.
     Beat(Box<Status>),
-    Ask { id: u64, routers: Vec<RouterKey>, reason: String },
-    Answer { id: u64, accepted: bool, text: String },
+    Ask {
+        id: u64,
+        routers: Vec<RouterKey>,
+        reason: String,
+    },
+    Answer {
+        id: u64,
+        accepted: bool,
+        text: String,
+    },
     /// From the network.
-    Advert { router: usize, priority: u8, interval: Duration },
+    Advert {
+        router: usize,
+        priority: u8,
+        interval: Duration,
+    },
     Reload,
 }
 
@@ -37,11 +49,21 @@ pub(crate) struct Reload {
 /// What the helper says.
 #[derive(Clone, Debug)]
 pub(crate) enum Said {
-    Welcome { held: Vec<usize> },
-    Held { router: usize },
-    HoldFailed { router: usize },
-    LeaseOver { routers: Vec<usize> },
-    Interface { up: bool },
+    Welcome {
+        held: Vec<usize>,
+    },
+    Held {
+        router: usize,
+    },
+    HoldFailed {
+        router: usize,
+    },
+    LeaseOver {
+        routers: Vec<usize>,
+    },
+    Interface {
+        up: bool,
+    },
     /// It is gone.
     Eof,
 }
@@ -50,11 +72,23 @@ pub(crate) enum Said {
 #[derive(Clone, Debug)]
 pub(crate) enum Request {
     Hello,
-    Renew { lease: u64 },
-    Hold { router: usize, check: u64 },
-    Release { router: usize },
-    Advertised { router: usize, priority: u8 },
-    Bridge { span: u64 },
+    Renew {
+        lease: u64,
+    },
+    Hold {
+        router: usize,
+        check: u64,
+    },
+    Release {
+        router: usize,
+    },
+    Advertised {
+        router: usize,
+        priority: u8,
+    },
+    Bridge {
+        span: u64,
+    },
     /// The pooler is gone.
     Eof,
 }

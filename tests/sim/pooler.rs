@@ -233,7 +233,7 @@ impl World {
 
     fn beat(&mut self, node: usize, p: &mut Pooler) {
         p.beat_at = self.t + nanos(self.setup.interval).clamp(10 * MILLI, 100 * MILLI);
-        self.to_peer(node, Mail::Beat(Box::new(p.status.clone())));
+        self.mail_to_peer(node, Mail::Beat(Box::new(p.status.clone())));
     }
 
     fn settle(&mut self, node: usize, p: &mut Pooler, now: Time, out: &mut Vec<Decision>) -> Result<(), String> {
@@ -252,12 +252,12 @@ impl World {
 
     fn carry_out(&mut self, node: usize, p: &mut Pooler, decision: Decision) -> Result<(), String> {
         match decision {
-            Decision::AskPeer { id, routers, reason } => self.to_peer(node, Mail::Ask { id, routers, reason }),
-            Decision::AnswerPeer { id, accepted, text } => self.to_peer(node, Mail::Answer { id, accepted, text }),
+            Decision::AskPeer { id, routers, reason } => self.mail_to_peer(node, Mail::Ask { id, routers, reason }),
+            Decision::AnswerPeer { id, accepted, text } => self.mail_to_peer(node, Mail::Answer { id, accepted, text }),
             Decision::Quiesce { .. } => {
                 if !self.rng.percent(self.setup.restless) {
                     let at = self.t + self.rng.between(0, 50 * MILLI);
-                    self.to_pooler(node, at, 1, Mail::Consider(Box::new(ha::Event::Quiesced)));
+                    self.mail_to_pooler(node, at, 1, Mail::Consider(Box::new(ha::Event::Quiesced)));
                 }
             }
             Decision::CommandDone { command, ok, text } => {

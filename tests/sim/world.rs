@@ -264,7 +264,7 @@ impl World {
 
     // -- Messages.
 
-    pub(crate) fn to_pooler(&mut self, node: usize, at: u64, queue: usize, mail: Mail) {
+    pub(crate) fn mail_to_pooler(&mut self, node: usize, at: u64, queue: usize, mail: Mail) {
         let run = self.nodes[node].pooler_run;
         self.push(at, Due::ToPooler { node, run, queue, mail: Box::new(mail) });
     }
@@ -273,14 +273,14 @@ impl World {
     pub(crate) fn say(&mut self, node: usize, said: Said) {
         let at = self.soon().max(self.nodes[node].last[0]);
         self.nodes[node].last[0] = at;
-        self.to_pooler(node, at, 0, Mail::Helper(said));
+        self.mail_to_pooler(node, at, 0, Mail::Helper(said));
     }
 
     /// Something that another part of the process has noticed.
     pub(crate) fn consider(&mut self, node: usize, event: ha::Event) {
         let at = self.soon().max(self.nodes[node].last[1]);
         self.nodes[node].last[1] = at;
-        self.to_pooler(node, at, 1, Mail::Consider(Box::new(event)));
+        self.mail_to_pooler(node, at, 1, Mail::Consider(Box::new(event)));
     }
 
     pub(crate) fn ask_helper(&mut self, node: usize, request: Request) {
@@ -291,9 +291,9 @@ impl World {
     }
 
     /// Over the link to the other node.
-    pub(crate) fn to_peer(&mut self, node: usize, mail: Mail) {
+    pub(crate) fn mail_to_peer(&mut self, node: usize, mail: Mail) {
         if let Some(at) = self.net.message(self.t, node, &mut self.rng) {
-            self.to_pooler(1 - node, at, 1, mail);
+            self.mail_to_pooler(1 - node, at, 1, mail);
         }
     }
 
@@ -303,7 +303,7 @@ impl World {
             return;
         }
         for at in self.net.advert(self.t, node, &mut self.rng).into_iter().flatten() {
-            self.to_pooler(1 - node, at, 2, Mail::Advert { router, priority, interval });
+            self.mail_to_pooler(1 - node, at, 2, Mail::Advert { router, priority, interval });
         }
     }
 
@@ -396,11 +396,8 @@ impl World {
     }
 
     pub(crate) fn tell_servers(&mut self, node: usize, reachable: bool) {
-        let servers = if reachable {
-            ha::Servers::Reachable
-        } else {
-            ha::Servers::Unreachable("connection refused".to_owned())
-        };
+        let servers =
+            if reachable { ha::Servers::Reachable } else { ha::Servers::Unreachable("connection refused".to_owned()) };
         self.consider(node, ha::Event::Servers(servers));
     }
 
@@ -453,7 +450,7 @@ impl World {
 
     pub(crate) fn reload(&mut self, node: usize) {
         let at = self.soon();
-        self.to_pooler(node, at, 1, Mail::Reload);
+        self.mail_to_pooler(node, at, 1, Mail::Reload);
     }
 
     pub(crate) fn new_command(&mut self) -> u64 {

@@ -401,11 +401,8 @@ impl Thread {
 
     /// A former process has left these routers' addresses to this one, and with them that it was fit a moment ago.
     fn inherit(&mut self, now: Time, held: &[usize]) {
-        self.ha = Ha::new(now, self.params.clone(), held);
+        self.ha.inherit(now, self.params.clone(), held, &mut self.outcomes);
         self.said.clear();
-        for item in Item::ALL {
-            self.consider(now, ha::Event::Health(item, Fit::Good));
-        }
     }
 
     /// Virtual routers that are as they were are not touched.

@@ -174,6 +174,14 @@ fn who_yields_to_nobody_says_goodbye_and_stays_away() {
 }
 
 #[test]
+fn the_patience_of_a_yield_can_be_given() {
+    let mut bench = Bench::active(params(200));
+    bench.step(Event::YieldFor(ms(1234)));
+    let done = bench.run(ms(10_000));
+    assert_eq!((done.last().unwrap().0, bench.router.state()), (at(1234), State::Backup));
+}
+
+#[test]
 fn a_yield_that_is_taken_back_leaves_all_as_it_was() {
     let mut bench = Bench::active(params(200));
     bench.step(Event::Yield);
@@ -269,10 +277,32 @@ fn a_goodbye_counts_more_than_the_peers_word() {
 }
 
 #[test]
+fn addresses_left_on_an_interface_that_is_down_are_released() {
+    let mut bench = Bench::new(params(200));
+    bench.step(Event::Link { up: false, own_address: None });
+    assert_eq!(bench.step(Event::Start { held: true }), [Action::Release]);
+    let actions = bench.step(Event::Link { up: true, own_address: Some(ip("192.0.2.7")) });
+    assert_eq!(reason(&actions), "initialize to backup: started");
+}
+
+#[test]
+fn who_asks_by_another_way_may_change_its_mind_later() {
+    let mut bench = Bench::active(params(200));
+    bench.step(Event::YieldFor(ms(1000)));
+    for _ in 0..9 {
+        assert!(!has(&bench.timer(), Action::Release));
+    }
+    bench.step(Event::NoYield);
+    assert_eq!((bench.router.state(), bench.router.priority()), (State::Active, 200));
+}
+
+#[test]
 fn addresses_that_were_taken_away_make_a_silent_backup() {
     let mut bench = Bench::active(params(200));
     let actions = bench.step(Event::AddressesLost);
-    assert_eq!(actions.len(), 1);
+    // A request to hold them that is under way must not be the last one.
+    assert_eq!(actions[0], Action::Release);
+    assert_eq!(actions.len(), 2);
     assert_eq!(reason(&actions), "active to backup: the addresses were taken away");
     assert_eq!(bench.until_deadline(), us(321_875));
 }
@@ -334,7 +364,7 @@ fn a_reload_moves_only_what_has_changed() {
 #[test]
 fn a_reload_is_advertised_where_others_must_know() {
     let mut bench = Bench::active(params(100));
-    bench.wait(ms(50));
+    bench.run(ms(50));
     assert_eq!(sent(&bench.step(Event::Params(params(120)))), [120]);
     let faster = Params { interval: ms(10), ..params(120) };
     assert_eq!(bench.step(Event::Params(faster.clone())), [Action::Send { priority: 120, interval: ms(10) }]);

@@ -64,6 +64,8 @@ fn happenings() -> impl Strategy<Value = Vec<(u64, Happening)>> {
 /// Checks every action against what the addresses are known to be.
 struct Ledger {
     holds: bool,
+    /// A former process may have left the addresses.
+    left_over: bool,
     state: State,
     announced: Option<Time>,
 }
@@ -77,7 +79,7 @@ impl Ledger {
                     (self.holds, self.announced) = (true, Some(now));
                 }
                 Action::Release => {
-                    assert!(self.holds, "released what was not held");
+                    assert!(self.holds || self.left_over, "released what was not held");
                     self.holds = false;
                 }
                 Action::Announce => {
@@ -104,6 +106,7 @@ impl Ledger {
 
 fn run(bench: &mut Bench, ledger: &mut Ledger, happening: Happening) {
     let now = bench.now;
+    ledger.left_over = matches!(happening, Happening::Start(true));
     let actions = match happening {
         Happening::Start(held) => bench.step(Event::Start { held }),
         Happening::Stop(goodbye) => bench.step(Event::Stop { goodbye }),
@@ -167,7 +170,7 @@ const NAMES: [&str; 2] = [OWN, PEER];
 impl Pair {
     fn new(params: [Params; 2], delay: Duration) -> Self {
         let [one, two] = params;
-        let ledger = || Ledger { holds: false, state: State::Initialize, announced: None };
+        let ledger = || Ledger { holds: false, left_over: false, state: State::Initialize, announced: None };
         Self {
             routers: [Router::new(at(0), one, ip(NAMES[0])), Router::new(at(0), two, ip(NAMES[1]))],
             ledgers: [ledger(), ledger()],
@@ -233,7 +236,7 @@ proptest! {
     #[test]
     fn no_events_make_a_router_hold_twice_or_sleep(params in any_params(), happenings in happenings()) {
         let mut bench = Bench::new(params);
-        let mut ledger = Ledger { holds: false, state: State::Initialize, announced: None };
+        let mut ledger = Ledger { holds: false, left_over: false, state: State::Initialize, announced: None };
         for (pause, happening) in happenings {
             bench.wait(us(pause));
             run(&mut bench, &mut ledger, happening);
@@ -283,7 +286,6 @@ proptest! {
         // After the loser's release, and soon.
         let again = pair.announced[winner].iter().find(|time| **time >= lost);
         prop_assert!(again.is_some_and(|again| again.since(lost) <= ms(20) + us(delay)), "{:?} {:?}", lost, again);
-        prop_assert!(pair.announced[winner].iter().filter(|time| **time >= lost).count() >= 2 || longest < ms(21));
     }
 
     #[test]
