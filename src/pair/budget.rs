@@ -29,6 +29,8 @@
 //!   takes the smaller one; of a limit of 1 that is nothing.
 
 mod line;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -8,6 +8,9 @@
 //! Of two processes of the peer the later one counts, and what the former said is void. A node that was stopped itself
 //! first reads what came meanwhile before it says that the peer is lost.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -191,7 +194,9 @@ impl Link {
         let lost = (self.state == PeerState::Up).then(|| self.lost_at());
         let patience = self.patience();
         let silent = self.paths.values().map(|path| path.expires(patience).max(self.excused_until)).min();
-        let (asked, flows, budget) = (self.requests.deadline(), self.flows_out.deadline(), self.budget.deadline());
+        // Without a path they wait until there is one.
+        let flows = self.freshest().and_then(|_| self.flows_out.deadline());
+        let (asked, budget) = (self.requests.deadline(), self.budget.deadline());
         [Some(beat), lost, silent, asked, flows, budget].into_iter().flatten().min().unwrap_or(Time::NEVER)
     }
 
@@ -294,6 +299,13 @@ impl Link {
 
     fn disconnected(&mut self, path: PathId, error: String) {
         self.requests.path_gone(path);
+        if self.main == Some(path) {
+            // What was under way on it may be lost.
+            self.main = None;
+            if self.state == PeerState::Up {
+                self.flows_out.restart(self.stepped);
+            }
+        }
         if let Some(gone) = self.paths.remove(&path)
             && gone.direction == Direction::Outgoing
         {

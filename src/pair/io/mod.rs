@@ -42,7 +42,8 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(2);
 /// How long dialling may take.
 const DIAL_MAX: Duration = Duration::from_secs(2);
 
-/// Connections that may be proving themselves at once: whoever else comes is closed.
+/// Connections that may be proving themselves at once: whoever else comes is closed. Those from the peer's addresses have as many
+/// of their own, so that strangers cannot keep the peer out.
 const UNPROVED_MAX: usize = 8;
 
 /// Between two attempts to reach the peer.
@@ -80,6 +81,7 @@ pub struct PairLink {
     inputs: mpsc::Sender<Input>,
     picture: watch::Receiver<Arc<PeerPicture>>,
     shared: Arc<Shared>,
+    engine: JoinHandle<()>,
     carriers: Mutex<Carriers>,
 }
 
@@ -89,6 +91,8 @@ struct Shared {
     tls: Mutex<PairTls>,
     next_path: AtomicU64,
     unproved: Arc<Semaphore>,
+    unproved_of_peer: Arc<Semaphore>,
+    peers: Mutex<Vec<IpAddr>>,
     said_stranger: Mutex<Option<Time>>,
 }
 
@@ -101,6 +105,8 @@ struct Carriers {
 impl Drop for PairLink {
     fn drop(&mut self) {
         lock(&self.carriers).tasks.drain(..).for_each(|task| task.abort());
+        // Connections end with it: their tasks have handles of the queue, which would keep it alive.
+        self.engine.abort();
     }
 }
 
@@ -135,15 +141,17 @@ impl PairLink {
             asked: HashMap::new(),
             next_token: 0,
         };
-        tokio::spawn(engine.run());
+        let engine = tokio::spawn(engine.run());
         let shared = Arc::new(Shared {
             inputs: inputs.clone(),
             tls: Mutex::new(tls),
             next_path: AtomicU64::new(1),
             unproved: Arc::new(Semaphore::new(UNPROVED_MAX)),
+            unproved_of_peer: Arc::new(Semaphore::new(UNPROVED_MAX)),
+            peers: Mutex::default(),
             said_stranger: Mutex::default(),
         });
-        let link = Self { inputs, picture, shared, carriers: Mutex::default() };
+        let link = Self { inputs, picture, shared, engine, carriers: Mutex::default() };
         link.carry(params);
         link
     }
@@ -156,6 +164,7 @@ impl PairLink {
     }
 
     fn carry(&self, params: LinkParams) {
+        *lock(&self.shared.peers) = params.peers.iter().map(|peer| peer.ip().to_canonical()).collect();
         let mut carriers = lock(&self.carriers);
         let same = |old: &LinkParams| (&old.listen, &old.peers) == (&params.listen, &params.peers);
         if carriers.params.as_ref().is_some_and(same) {
@@ -248,6 +257,14 @@ struct Engine {
     next_token: u64,
 }
 
+impl Drop for Engine {
+    fn drop(&mut self) {
+        for (_, reader) in self.paths.values() {
+            reader.abort();
+        }
+    }
+}
+
 impl Engine {
     async fn run(mut self) {
         let mut actions = Vec::new();
@@ -296,9 +313,6 @@ impl Engine {
                     self.perform(now, action, &mut actions);
                 }
             }
-        }
-        for (_, reader) in self.paths.values() {
-            reader.abort();
         }
     }
 
@@ -376,7 +390,9 @@ async fn listen(shared: Arc<Shared>, address: SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
-                let Ok(permit) = Arc::clone(&shared.unproved).try_acquire_owned() else { continue };
+                let of_peer = lock(&shared.peers).contains(&from.ip().to_canonical());
+                let slots = if of_peer { &shared.unproved_of_peer } else { &shared.unproved };
+                let Ok(permit) = Arc::clone(slots).try_acquire_owned() else { continue };
                 let shared = Arc::clone(&shared);
                 tokio::spawn(async move {
                     if let Err(error) = accept(&shared, stream, from).await {
