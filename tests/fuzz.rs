@@ -164,11 +164,21 @@ fn words_of_a_hand_over() {
 }
 
 #[test]
+fn adverts() {
+    smoke("vrrp_advert");
+}
+
+#[test]
 fn a_panic_is_found() {
     let broken: Target = |data| assert!(data.len() < 3, "too long");
     let found = catch_unwind(|| survives("broken", broken, b"a\0bc")).unwrap_err();
     let text = found.downcast_ref::<String>().unwrap();
     assert!(text.contains(r#"fuzz target broken panics on b"a\x00bc""#), "{text}");
+}
+
+#[test]
+fn words_of_the_other_node() {
+    smoke("pair_message");
 }
 
 #[test]

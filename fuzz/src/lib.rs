@@ -5,8 +5,10 @@
 //! under libFuzzer.
 
 use std::io;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use pgtandem::admin::{ActionResult, Console, Rights, Then};
@@ -14,11 +16,17 @@ use pgtandem::auth::{
     self, Channel, ClientLogin, Credential, Entropy, Evidence, LoginParams, Method, ScramKeys, ScramSecret, Secret,
     SecretKind, ServerLogin, ServerStep, Step, UserList,
 };
+use pgtandem::clock::Time;
 use pgtandem::config::{self, problem};
 use pgtandem::daemon::helper::menu;
 use pgtandem::handover::dialogue::{MESSAGE_LEN_MAX, Message};
 use pgtandem::handover::format;
+use pgtandem::pair::event::{Event as PairEvent, Params as PairParams};
+use pgtandem::pair::link::{self, Link};
+use pgtandem::pair::message::{self as pair, BootId, Message as PairMessage};
+use pgtandem::pair::picture::Direction;
 use pgtandem::tls;
+use pgtandem::vrrp::{self, Advert, ChecksumVariant, Event, Family, Params, Received, Router, packet};
 use pgtandem::wire::{extended, frame, startup};
 use zeroize::Zeroizing;
 
@@ -26,7 +34,7 @@ use zeroize::Zeroizing;
 pub type Target = fn(&[u8]);
 
 /// All targets by name; the seeds of each are in `fuzz/seeds/NAME/`.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("frame", frame),
     ("startup", startup),
     ("extended", extended),
@@ -39,6 +47,8 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("handover_state", handover_state),
     ("handover_message", handover_message),
     ("helper_menu", helper_menu),
+    ("vrrp_advert", vrrp_advert),
+    ("pair_message", pair_message),
 ];
 
 /// A stream of messages: each ends where its length says, and is written back as it came.
@@ -288,4 +298,119 @@ pub fn helper_menu(data: &[u8]) {
     if let Ok(event) = menu::Event::decode(data) {
         assert_eq!(event.encode(), data);
     }
+}
+
+/// An advert, from and to addresses that the first byte chooses, as it came and with its checksum made right: one that passes
+/// every check is written back as it came, and a virtual router hears it.
+pub fn vrrp_advert(data: &[u8]) {
+    let Some((&choice, bytes)) = data.split_first() else { return };
+    let (source, own) = if choice & 1 == 0 { ("192.0.2.1", "192.0.2.2") } else { ("fe80::1", "fe80::2") };
+    let (Ok(source), Ok(own)) = (source.parse(), own.parse()) else { return };
+    let destination = if choice & 2 == 0 { Family::of(source).group() } else { own };
+    let received = Received { source, destination, ttl: vrrp::TTL, interface_index: 1 };
+    let mut mended = bytes.to_vec();
+    if mended.len() >= 8 {
+        mended[6..8].fill(0);
+        let checksum = vrrp_checksum(&mended, &received);
+        mended[6..8].copy_from_slice(&checksum.to_be_bytes());
+    }
+    for bytes in [bytes, &mended] {
+        assert!(packet::decode(bytes, &Received { ttl: 254, ..received }).is_err());
+        let Ok(advert) = packet::decode(bytes, &received) else { continue };
+        assert!((1..=255).contains(&advert.addresses.len()) && !advert.interval.is_zero() && advert.vrid != 0);
+        let mut again = Vec::new();
+        advert.encode(source, destination, &mut again);
+        // The upper half of the fifth byte is reserved, and what version 2 has behind the addresses is not looked at.
+        let end = 8 + advert.addresses.len() * if source.is_ipv4() { 4 } else { 16 };
+        for range in [0..4, 5..6, 8..end] {
+            assert_eq!(again.get(range.clone()), bytes.get(range));
+        }
+        assert_eq!(packet::decode(&again, &received).as_ref(), Ok(&advert));
+        vrrp_hear(&advert, source, own);
+    }
+}
+
+/// RFC 1071, with the pseudo-header of IPv6.
+fn vrrp_checksum(bytes: &[u8], received: &Received) -> u16 {
+    let mut all = bytes.to_vec();
+    if let (IpAddr::V6(source), IpAddr::V6(destination)) = (received.source, received.destination) {
+        all.resize(bytes.len().next_multiple_of(2), 0);
+        all.extend_from_slice(&[source.octets(), destination.octets()].concat());
+        all.extend_from_slice(&[(bytes.len() >> 8) as u8, bytes.len() as u8, 0, vrrp::PROTOCOL]);
+    }
+    let words = all.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low)));
+    let sum = words.fold(0, |sum, word| (sum + word) % 0xffff);
+    !(sum as u16)
+}
+
+/// Whatever it says, a router has a time ahead of it afterwards.
+fn vrrp_hear(advert: &Advert, from: IpAddr, own: IpAddr) {
+    let params = Params {
+        vrid: advert.vrid,
+        family: Family::of(own),
+        version: advert.version,
+        priority: 100,
+        interval: advert.interval,
+        preempt: false,
+        preempt_delay: Duration::ZERO,
+        sole_peer: true,
+        addresses: advert.addresses.clone(),
+        unicast_peers: Vec::new(),
+        link_local_first: false,
+        checksum: ChecksumVariant::default(),
+    };
+    for held in [false, true] {
+        let (mut router, mut actions, now) = (Router::new(Time(1), params.clone(), own), Vec::new(), Time(2));
+        router.step(now, Event::Start { held }, &mut actions);
+        router.step(now, Event::Advert { from, advert }, &mut actions);
+        assert_eq!(router.picture().counters.adverts_received, 1);
+        assert!(router.deadline().is_some_and(|deadline| deadline > now));
+    }
+}
+
+/// What a node that has proved itself says: a stream of frames as it came, and each byte string as the fields of every kind. What
+/// is understood is bounded, can be said again, and leaves the link with a time ahead of it.
+pub fn pair_message(data: &[u8]) {
+    let (mut link, mut out) = pair_link();
+    let mut stream = data;
+    while let Ok(Some(len)) = pair::frame_len(stream) {
+        let Some(body) = stream.get(pair::FRAME_HEAD_LEN..pair::FRAME_HEAD_LEN + len) else { break };
+        stream = &stream[pair::FRAME_HEAD_LEN + len..];
+        pair_hear(&mut link, body, &mut out);
+    }
+    for kind in 0..=10 {
+        pair_hear(&mut link, &[&[kind], data].concat(), &mut out);
+    }
+}
+
+fn pair_link() -> (Link, Vec<pgtandem::pair::event::Action>) {
+    let params = PairParams {
+        interval: Duration::from_millis(100),
+        timeout: Duration::from_millis(500),
+        budget: pgtandem::pair::budget::Params {
+            mode: pgtandem::pair::budget::Mode::Lend,
+            interval: Duration::from_millis(100),
+            lease: Duration::from_millis(500),
+            shed_grace: Duration::from_millis(100),
+        },
+    };
+    let hello = link::hello("left", "pgtandem", BootId::new([1; 16]), 1);
+    let (mut link, mut out) = (Link::new(Time(1), params, hello), Vec::new());
+    let address = ([192, 0, 2, 2], 7432).into();
+    let (path, direction) = (1, Direction::Incoming);
+    let key = Box::new(pgtandem::pair::drift::DriftKey::new(&Zeroizing::new([7; 32])));
+    link.step(Time(2), PairEvent::Connected { path, direction, address, key }, &mut out);
+    (link, out)
+}
+
+fn pair_hear(link: &mut Link, body: &[u8], out: &mut Vec<pgtandem::pair::event::Action>) {
+    let Ok(message) = PairMessage::decode(body) else { return };
+    let frame = message.encode();
+    if pair::frame_len(&frame).is_ok() {
+        assert_eq!(PairMessage::decode(&frame[pair::FRAME_HEAD_LEN..]).as_ref(), Ok(&message));
+    }
+    out.clear();
+    link.step(Time(3), PairEvent::Heard { path: 1, message: Box::new(message) }, out);
+    link.step(Time(3), PairEvent::Timer, out);
+    assert!(link.deadline() > Time(3));
 }
