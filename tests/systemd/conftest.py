@@ -88,6 +88,7 @@ def pytest_runtest_makereport(item, call):
     if report.failed and _sites:
         try:
             text = _sites[-1].machine.messages(UNIT)[-200000:]
+            text += "\n\n" + _sites[-1].machine.messages(deployment.HELPER)[-50000:]
         except Exception as error:  # noqa: BLE001: the failure itself must be told in any case
             text = f"not to be had: {error}"
         report.sections.append(("journal of pgtandem", text))

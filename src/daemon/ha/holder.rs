@@ -1,5 +1,5 @@
-//! The address helper as this process reaches it: by a descriptor that it was started with, or by a path where one waits; in
-//! the latter case a helper that has gone is called again.
+//! The address helper as this process reaches it: by a descriptor that it was started with or that a former process has left,
+//! or by a path where one waits; with a path a helper that has gone is called again.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -19,13 +19,15 @@ const CALL_EVERY: Duration = Duration::from_millis(100);
 /// service manager starts it again within a fraction of that.
 const ABSENCE_MAX: Duration = Duration::from_secs(1);
 
+const NOT_YET: &str = "not reached yet";
+
 /// Where a helper comes from.
 #[derive(Debug)]
-pub(crate) enum Source {
-    /// It is at the other end of this descriptor, and no other one can be had.
-    Descriptor(OwnedFd),
-    /// It waits here.
-    Path(PathBuf),
+pub(crate) struct Source {
+    /// It is at the other end of this descriptor.
+    pub(crate) channel: Option<OwnedFd>,
+    /// It waits here, or the next one does. `None`: no other one can be had.
+    pub(crate) path: Option<PathBuf>,
 }
 
 /// The helper.
@@ -53,20 +55,17 @@ impl Holder {
     ) -> Self {
         let mut holder = Self {
             client: None,
-            path: None,
+            path: source.path,
             fingerprint,
             call_at: now,
             gone_since: Some(now),
-            trouble: "not reached yet".to_owned(),
+            trouble: NOT_YET.to_owned(),
             said: false,
             duplicate,
         };
-        match source {
-            Source::Descriptor(fd) => holder.adopt(now, HelperClient::from_fd(fd)),
-            Source::Path(path) => {
-                holder.path = Some(path);
-                holder.call(now);
-            }
+        match source.channel {
+            Some(channel) => holder.adopt(now, HelperClient::from_fd(channel)),
+            None => holder.call(now),
         }
         holder
     }
@@ -129,6 +128,7 @@ impl Holder {
         let place = self.path.as_ref().map(|path| format!(" at {}", path.display())).unwrap_or_default();
         let remedy = match &self.path {
             Some(_) => "systemctl status pgtandem-helper.socket pgtandem-helper.service",
+            None if self.trouble == NOT_YET => "helper_socket is empty, and pgtandem was not started as root",
             None => "it was started with this process: restart pgtandem",
         };
         Some(format!("the address helper{place}: {} ({remedy})", self.trouble))

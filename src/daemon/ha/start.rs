@@ -67,10 +67,10 @@ impl Daemon {
         let helper = HelperConfig::from_config(&config).context("[ha]")?;
         let settings = Arc::new(settings.clone());
         let Wanted { channel, inherited } = std::mem::take(&mut *lock(&self.helper));
-        let source = match channel {
-            Some(channel) => Source::Descriptor(channel),
-            None => Source::Path(PathBuf::from(&settings.settings.helper_socket)),
-        };
+        // A helper that was started with this process is the only one; one that a former process has left may have come from
+        // the socket, and then the next one does too.
+        let called = (channel.is_none() || inherited) && !settings.settings.helper_socket.is_empty();
+        let source = Source { channel, path: called.then(|| PathBuf::from(&settings.settings.helper_socket)) };
         let name = node_name(&settings);
         let (orders, outlet) = queue::<Order>()?;
         let (tasks, to_do) = mpsc::unbounded_channel();

@@ -13,6 +13,7 @@ from .waiting import poll_until
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 UNIT, SOCKET, CLUSTER = "pgtandem.service", "pgtandem.socket", "postgresql@17-main.service"
+HELPER, HELPER_SOCKET = "pgtandem-helper.service", "pgtandem-helper.socket"
 PROGRAM, INI, USERLIST = "/usr/local/bin/pgtandem", "/etc/pgtandem/pgtandem.ini", "/etc/pgtandem/userlist.txt"
 # The unit's own figure would make the tests long.
 WATCHDOG_S = 4
@@ -57,7 +58,7 @@ class Site:
         """The program, its units, its files, and what they need in PostgreSQL."""
         machine = self.machine
         machine.copy(binary(), PROGRAM, 0o755)
-        for name in (UNIT, SOCKET):
+        for name in (UNIT, SOCKET, HELPER, HELPER_SOCKET):
             machine.copy(REPOSITORY / "packaging" / name, f"/etc/systemd/system/{name}")
         machine.write(f"/etc/systemd/system/{UNIT}.d/watchdog.conf", f"[Service]\nWatchdogSec={WATCHDOG_S}s\n")
         self.configure(text or ini())

@@ -41,13 +41,15 @@ class Done:
 class Machine:
     """One boot of a throw-away copy of the image. One machine at a time: all share one loopback interface."""
 
-    def __init__(self, *, dbus: bool = True) -> None:
+    def __init__(self, *, dbus: bool = True, net_admin: bool = False) -> None:
         global _made
         _made += 1
         self._folder = Path(os.environ["PGTANDEM_SYSTEMD_FOLDER"]) / str(_made)
         self._group = Path(os.environ["PGTANDEM_SYSTEMD_CGROUP"]) / str(_made)
         self._root = self._folder / "root"
         self._dbus = dbus
+        # Like a real machine, whose services may be allowed to change its interfaces.
+        self._capabilities = ["--capability=CAP_NET_ADMIN"] if net_admin else []
         self._nspawn: subprocess.Popen | None = None
         self._leader = 0
 
@@ -67,7 +69,7 @@ class Machine:
                 ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--notify-ready=yes",
                  "--network-namespace-path=/proc/self/ns/net", "--settings=no", "--link-journal=no",
                  "--resolv-conf=off", "--timezone=off", "--console=pipe", f"--machine=test{_made}",
-                 f"--directory={self._root}"],
+                 *self._capabilities, f"--directory={self._root}"],
                 env={**_ENVIRONMENT, "NOTIFY_SOCKET": str(path), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
                 preexec_fn=self._enter_group)
