@@ -483,8 +483,8 @@ impl Ha {
         if self.planned.is_none() {
             self.begin_wished_move(now, out);
         }
-        let unwanted = self.unwanted();
         for router in 0..self.routers.len() {
+            let unwanted = self.unwanted_in(router);
             self.lead(now, router, unwanted.as_deref(), out);
         }
     }
@@ -503,12 +503,17 @@ impl Ha {
 
     /// Why this node takes no part, if so.
     fn unwanted(&self) -> Option<String> {
-        if let Some(reason) = self.unfit_reason() {
-            return Some(reason);
-        }
-        if self.planned.is_some() {
-            return None;
-        }
+        self.unfit_reason().or_else(|| self.retired().filter(|_| self.planned.is_none()))
+    }
+
+    /// The same for one router: one that is being passed on stays until that is done, and the others are not to begin meanwhile.
+    fn unwanted_in(&self, router: usize) -> Option<String> {
+        let passed_on = self.planned.as_ref().is_some_and(|planned| planned.routers.contains(&router));
+        self.unfit_reason().or_else(|| self.retired().filter(|_| !passed_on))
+    }
+
+    /// Why this node is to hold nothing though it could.
+    fn retired(&self) -> Option<String> {
         if self.leaving {
             return Some("this process ends".to_owned());
         }

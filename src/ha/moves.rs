@@ -96,7 +96,9 @@ impl Ha {
         }
         let Some((cause, reason)) = self.wish(now) else { return };
         let all = 0..self.routers.len();
-        let active = all.filter(|&router| self.is_active(router));
+        // One that was told to step down is on its way already.
+        let led = |router: usize| self.routers.get(router).is_some_and(|led| led.started);
+        let active = all.filter(|&router| self.is_active(router) && led(router));
         let routers: Vec<usize> =
             active.filter(|&router| !self.params.link || self.peer_cannot(now, router).is_none()).collect();
         if routers.is_empty() {

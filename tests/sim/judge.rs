@@ -16,6 +16,7 @@
 //! - **(d) Convergence**: see `sim.rs`.
 //! - **(e) Make before break.** From a planned move in a clean network on there is no moment without a holder.
 //! - **(f) No bouncing**: see `sim.rs`.
+//! - **(g) Rest.** No decision calls forth others without an end, and no timer goes off again and again.
 
 use std::collections::HashMap;
 

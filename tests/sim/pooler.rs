@@ -19,6 +19,9 @@ const HOLD_PATIENCE: u64 = 20 * MILLI;
 const ABSENCE_MAX: u64 = SECOND;
 const CALL_EVERY: u64 = 100 * MILLI;
 
+/// No decision is followed by so many others at once.
+const ROUNDS_MAX: usize = 100;
+
 impl World {
     pub(crate) fn pooler_turn(&mut self, node: usize) -> Result<(), String> {
         if !self.nodes[node].pooler_runs() {
@@ -237,7 +240,13 @@ impl World {
     }
 
     fn settle(&mut self, node: usize, p: &mut Pooler, now: Time, out: &mut Vec<Decision>) -> Result<(), String> {
-        while !out.is_empty() {
+        for round in 0.. {
+            if out.is_empty() {
+                break;
+            }
+            if round > ROUNDS_MAX {
+                return Err(format!("(g) node {node} decides without an end"));
+            }
             for decision in std::mem::take(out) {
                 match decision {
                     Decision::Router { router, order } => {

@@ -140,6 +140,9 @@ pub(crate) struct World {
     next_command: u64,
 }
 
+/// No schedule needs so many: a timer that has passed already goes round and round, or messages breed messages.
+const EVENTS_MAX: u64 = 3_000_000;
+
 impl World {
     pub(crate) fn new(setup: Setup, script: Vec<(u64, Act)>, mut rng: Rng, tracing: bool) -> Self {
         let mut clock = || Clock { origin: rng.below(1 << 50), drift: rng.below(300), lost: 0 };
@@ -179,9 +182,14 @@ impl World {
 
     /// Lets everything happen that is due until `end`.
     pub(crate) fn run(&mut self, end: u64) -> Result<(), String> {
+        let mut events = 0;
         while let Some(Reverse(slot)) = self.queue.peek() {
             if slot.0 > end {
                 break;
+            }
+            events += 1;
+            if events > EVENTS_MAX {
+                return Err(format!("(g) it does not come to rest: {EVENTS_MAX} events until {} ms", self.t / MILLI));
             }
             let Some(Reverse(Slot(at, _, due))) = self.queue.pop() else { break };
             if at > self.t {
