@@ -2,7 +2,8 @@
 
 `python ledger.py HOST PORT CLIENTS SECONDS FILE`: each client runs transactions, inserting one unique number each, and writes a line
 for each: its number and `committed` (the client was told so), `failed` (it was told not) or `unknown` (the connection ended
-between COMMIT and its answer). A line `gap CLIENT BEGAN ENDED` tells of each time without a connection (time.monotonic()).
+between COMMIT and its answer). A line `gap CLIENT BEGAN ENDED` tells of each time without a connection (time.monotonic()),
+`gap stuck CLIENT BEGAN` of one that has waited for an answer for STUCK_S.
 pgbench ends a client whose connection is lost; this one connects again, as an application's pool does.
 """
 
@@ -13,6 +14,9 @@ import sys
 import time
 
 import psycopg
+
+
+STUCK_S = 10
 
 
 async def client(number: int, dsn: str, until: float, out) -> None:
@@ -26,14 +30,18 @@ async def client(number: int, dsn: str, until: float, out) -> None:
                 name = number * 1_000_000 + sequence
                 state = "failed"
                 try:
-                    await connection.execute("BEGIN")
-                    await connection.execute(f"INSERT INTO ledger VALUES ({name})")
+                    began = time.monotonic()
+                    await asyncio.wait_for(connection.execute("BEGIN"), STUCK_S)
+                    await asyncio.wait_for(connection.execute(f"INSERT INTO ledger VALUES ({name})"), STUCK_S)
                     if lost_at is not None:
                         out.write(f"gap {number} {lost_at} {time.monotonic()}\n")
                         lost_at = None
                     state = "unknown"
-                    await connection.execute("COMMIT")
+                    await asyncio.wait_for(connection.execute("COMMIT"), STUCK_S)
                     state = "committed"
+                except asyncio.TimeoutError:
+                    out.write(f"gap stuck {number} {began}\n")
+                    raise
                 finally:
                     out.write(f"{name} {state}\n")
                 await asyncio.sleep(0.1)
@@ -43,7 +51,7 @@ async def client(number: int, dsn: str, until: float, out) -> None:
             await asyncio.sleep(0.01)
         finally:
             if connection is not None:
-                await connection.close()
+                connection.pgconn.finish()
 
 
 async def main(host: str, port: str, clients: str, seconds: str, file: str) -> None:
