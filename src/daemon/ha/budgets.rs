@@ -1,7 +1,7 @@
 //! `max_db_connections` and `max_user_connections` as limits of both nodes together: what is used here goes to the link, and
 //! what it allots to the pools.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 
 use crate::daemon::run::Daemon;
@@ -75,7 +75,7 @@ fn group_of(daemon: &Daemon, key: &BudgetKey) -> Option<Group> {
 
 /// All limits of the configuration, by whom they are for.
 fn limits(daemon: &Daemon) -> Vec<(BudgetKey, Group, u32)> {
-    let config = daemon.config();
+    let (config, directory) = (daemon.config(), daemon.directory());
     let mut numbers = lock(&daemon.numbers);
     let databases: Vec<_> = config
         .databases
@@ -84,10 +84,11 @@ fn limits(daemon: &Daemon) -> Vec<(BudgetKey, Group, u32)> {
         .filter(|(_, limit)| *limit > 0)
         .map(|(name, limit)| (BudgetKey::Database(Name::new(name)), Group::Database(numbers.database(name)), limit))
         .collect();
-    let users: Vec<_> = config
-        .users
-        .iter()
-        .map(|(name, user)| (name.as_str(), config.max_user_connections(Some(user))))
+    let listed = directory.users().iter().filter_map(|(name, _)| std::str::from_utf8(name).ok());
+    let names: BTreeSet<&str> = config.users.keys().map(String::as_str).chain(listed).collect();
+    let users: Vec<_> = names
+        .into_iter()
+        .map(|name| (name, config.max_user_connections(config.users.get(name))))
         .filter(|(_, limit)| *limit > 0)
         .map(|(name, limit)| (BudgetKey::User(Name::new(name)), Group::User(numbers.user(name)), limit))
         .collect();

@@ -69,7 +69,9 @@ pub(super) async fn quiesce(daemon: &Arc<Daemon>, addresses: &[IpAddr], deadline
     }
     // Whoever connects from here on waits in the listeners' queue, and finds the other node when the address is there.
     daemon.intake.close();
-    let clients = of_addresses(daemon, addresses);
+    let mut clients = of_addresses(daemon, addresses);
+    // Not the consoles: one of them may have ordered this and wait for it. They end with the address.
+    clients.retain(|client| client.pool().is_some());
     for client in &clients {
         // Nobody who waits is given a server now: its statement was not begun anywhere.
         let at_once = client.doing() == Doing::Waiting;

@@ -75,8 +75,7 @@ impl Holder {
             Ok(client) => {
                 *lock(&self.duplicate) = client.fd().try_clone_to_owned().ok().map(Arc::new);
                 self.client = Some(client);
-                (self.gone_since, self.said) = (None, false);
-                self.trouble.clear();
+                self.trouble = "it has not answered yet".to_owned();
                 self.ask(&Request::Hello { protocol: PROTOCOL, fingerprint: self.fingerprint });
             }
             Err(error) => self.lost(now, &error.to_string()),
@@ -141,6 +140,12 @@ impl Holder {
             tracing::warn!("the address helper does not take a request: {error}");
             self.lost(Time::now(), &error.to_string());
         }
+    }
+
+    /// It works for us: a socket that takes a call is no sign of that, as the service manager's does so for one that cannot start.
+    pub(super) fn welcomed(&mut self) {
+        (self.gone_since, self.said) = (None, false);
+        self.trouble.clear();
     }
 
     /// What it has said next.

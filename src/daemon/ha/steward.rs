@@ -34,7 +34,7 @@ impl Steward {
         self.tell_facts();
         while let Some(task) = self.tasks.recv().await {
             match task {
-                Task::Decided(action) => self.perform(action),
+                Task::Decided(action) => self.perform(action).await,
                 Task::Status(status, priorities) => {
                     if let Some(link) = self.node.link() {
                         link.set_status(&self.daemon, &self.node, &status, &priorities);
@@ -93,12 +93,14 @@ impl Steward {
         }
     }
 
-    fn perform(&mut self, action: Action) {
+    async fn perform(&mut self, action: Action) {
         match action {
             Action::Quiesce { routers, deadline } => self.quiesce(&routers, deadline),
             Action::Resume { routers, moved } => {
                 if let Some(quiescing) = self.quiescing.take() {
                     quiescing.abort();
+                    // It may be at work this moment: what it does last must not come after the end of the stillness.
+                    let _ = quiescing.await;
                 }
                 if moved {
                     self.let_go(&routers);

@@ -307,6 +307,7 @@ impl Thread {
         match said {
             Said::Welcome { routers, .. } => {
                 self.welcomed = true;
+                self.holder.welcomed();
                 // Before anything is held: the helper holds nothing without a lease.
                 self.ask_for_lease();
                 let mut held = Vec::new();
