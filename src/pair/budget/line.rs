@@ -64,6 +64,9 @@ pub(super) struct Line {
     /// The last grant taken in, and the last that our pools have come down to.
     accepted: u64,
     confirmed: u64,
+    /// Until when the lender counts with what was borrowed before the last grant that was lower: it may not know yet how much of
+    /// that is used.
+    covered_until: Time,
 
     peer_in_use: u32,
     peer_wants: u32,
@@ -142,8 +145,14 @@ impl Line {
             // Halves too: loans of a time before a reload are still out.
             Mode::Lend | Mode::Halves => (of(half), of(half)),
         };
-        let shed_to = (self.in_use > certain && !terms.contact && terms.mode != Mode::Off).then_some(certain);
+        let uncovered = !terms.contact || now >= self.covered_until;
+        let shed_to = (self.in_use > certain && uncovered && terms.mode != Mode::Off).then_some(certain);
         Some(Allotment { servers, shed_to })
+    }
+
+    /// A grant was taken in, and the pools may have to come down to it yet.
+    fn is_coming_down(&self) -> bool {
+        self.confirmed != self.accepted
     }
 
     /// The allotment, if the pools do not know it yet.
@@ -185,7 +194,8 @@ impl Line {
         let borrowed = (self.borrowed > 0).then_some(self.borrowed_until);
         let over = (self.peer_over_until > Time(0)).then_some(self.peer_over_until);
         let shed = self.told.is_some_and(|told| told.shed_to.is_none() && self.in_use > told.servers);
-        [loans, borrowed, over, shed.then_some(contact_until)].into_iter().flatten().min()
+        let covered = shed.then_some(self.covered_until);
+        [loans, borrowed, over, shed.then_some(contact_until), covered].into_iter().flatten().min()
     }
 
     /// The peer's line of a report. What it grants holds until `granted_until`.
@@ -217,6 +227,9 @@ impl Line {
             // Perhaps it was given up meanwhile: the lender stands to it.
             self.borrowed = entry.grant;
             self.borrowed_until = self.borrowed_until.max(granted_until);
+        }
+        if !self.is_coming_down() {
+            self.covered_until = self.borrowed_until;
         }
     }
 
@@ -281,6 +294,7 @@ impl Line {
         let servers = self.allotment(now, terms).map_or(u32::MAX, |allotment| allotment.servers);
         if self.confirmed != self.accepted && held <= servers {
             self.confirmed = self.accepted;
+            self.covered_until = self.borrowed_until;
             urgent = true;
         }
         urgent || (self.wish > self.reported_wish && self.wish > servers)
