@@ -91,7 +91,7 @@ class Client:
                 await asyncio.sleep(self.chance.uniform(0, 2 * self.options["think"]))
             except Exception as error:  # noqa: BLE001: every kind is judged
                 self.judge(name, error)
-                if self.is_broken() or isinstance(error, TimeoutError) or name in STREAMING:
+                if self.is_broken() or self.is_stuck() or isinstance(error, TimeoutError) or name in STREAMING:
                     return
 
     def timed(self, _name: str):
@@ -126,6 +126,9 @@ class Client:
             if not state or not text:
                 self.tally.violation(f"{where}: an error without SQLSTATE or text: {type(error).__name__} {error!r}")
             self.tally.errors[f"{state} {text.splitlines()[0][:90] if text else ''}"] += 1
+
+    def is_stuck(self) -> bool:
+        return False
 
     def rows_wanted(self) -> int:
         return self.chance.choice([1, 1, 3, 20, 200])
@@ -174,6 +177,10 @@ class Psycopg(Client):
     def is_broken(self) -> bool:
         return self.connection.closed
 
+    def is_stuck(self) -> bool:
+        """psycopg has let go of a COPY that ended with a FATAL, and libpq still waits for its end: nothing works any more."""
+        return self.connection.info.transaction_status == psycopg.pq.TransactionStatus.ACTIVE
+
     def describe(self, name: str, error: Exception) -> tuple[str, str]:
         text = str(error)
         if name == "connect" and "FATAL:" in text:
@@ -181,7 +188,7 @@ class Psycopg(Client):
         while getattr(error, "sqlstate", None) is None and isinstance(error.__context__, psycopg.Error):
             error = error.__context__  # an error on the way out of a block hides the one that was the reason
         state = getattr(error, "sqlstate", None)
-        if state is None and any(own in text for own in ("pipeline mode", "received 2 results")):
+        if state is None and any(own in text for own in ("pipeline mode", "received 2 results", "COPY cannot be mixed")):
             return "(psycopg)", text  # its own state machine, when a connection ends at an unexpected moment
         if state is None and self.connection.closed and self.farewell:
             return self.farewell
