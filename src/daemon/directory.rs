@@ -1,6 +1,6 @@
 //! Who is who: the configuration and the file of users as sessions ask for them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,7 +12,7 @@ use crate::net::dial::Target;
 use crate::net::listen::unix_path;
 use crate::pool::{ClientLimits, DatabaseId, DatabaseParams, PoolParams, Registry, UserId, UserParams};
 use crate::session::Mode;
-use crate::session::io::route::{ConsoleEntry, DatabaseRoute, Directory, Entry, Host, Route, Timeouts};
+use crate::session::io::route::{ConsoleEntry, DatabaseRoute, Directory, Entry, Host, Route, RouteLimits, Timeouts};
 
 /// Ids of databases and users, kept for the whole life of the process so that a reload does not renumber them.
 #[derive(Debug, Default)]
@@ -88,14 +88,28 @@ impl ConfigDirectory {
     /// Tells the registry and the client limits what holds for every database and user of the configuration.
     pub fn announce(&self, registry: &mut Registry, now: crate::clock::Time, limits: &mut ClientLimits) {
         limits.set_max_clients(self.config.settings.max_client_conn);
-        for (name, database) in &self.config.databases {
-            self.announce_database(name, database, registry, now, limits);
+        for name in self.database_names() {
+            if let Some(database) = self.config.database(&name) {
+                self.announce_database(&name, database, registry, now, limits);
+            }
         }
-        let named = self.config.users.keys().map(String::as_str);
-        let listed = self.users.iter().filter_map(|(name, _)| std::str::from_utf8(name).ok());
-        for name in named.chain(listed) {
-            self.announce_user(name, registry, now, limits);
+        for name in self.user_names() {
+            self.announce_user(&name, registry, now, limits);
         }
+    }
+
+    /// The databases that there are: those of the configuration, and those that clients have made from `*`.
+    pub fn database_names(&self) -> BTreeSet<String> {
+        let made = self.with_numbers(|n| n.databases().map(|(name, _)| name.to_owned()).collect::<Vec<_>>());
+        let made = made.into_iter().filter(|name| self.config.database(name).is_some());
+        self.config.databases.keys().cloned().chain(made).collect()
+    }
+
+    /// The users that there are: those of the configuration, of auth_file, and those that have been here.
+    pub fn user_names(&self) -> BTreeSet<String> {
+        let been = self.with_numbers(|n| n.users.keys().cloned().collect::<Vec<_>>());
+        let listed = self.users.iter().filter_map(|(name, _)| std::str::from_utf8(name).ok().map(str::to_owned));
+        self.config.users.keys().cloned().chain(listed).chain(been).collect()
     }
 
     fn announce_database(
@@ -148,6 +162,12 @@ impl ConfigDirectory {
             server_lifetime: config.server_lifetime(database),
             forced_user: database.user.is_some(),
         };
+        let limits = RouteLimits {
+            database_servers: config.max_db_connections(database),
+            database_clients: config.max_db_client_connections(database),
+            user_servers: config.max_user_connections(pool_entry),
+            user_clients: config.max_user_client_connections(pool_entry),
+        };
         let timeouts = Timeouts {
             query_wait: config.query_wait_timeout(database, entry),
             query: config.query_timeout(entry),
@@ -164,6 +184,7 @@ impl ConfigDirectory {
             server_secret,
             mode: mode(config.pool_mode(database, entry)),
             pool,
+            limits,
             timeouts,
         })
     }

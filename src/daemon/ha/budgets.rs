@@ -76,21 +76,25 @@ fn group_of(daemon: &Daemon, key: &BudgetKey) -> Option<Group> {
 /// All limits of the configuration, by whom they are for.
 fn limits(daemon: &Daemon) -> Vec<(BudgetKey, Group, u32)> {
     let (config, directory) = (daemon.config(), daemon.directory());
+    let databases = directory.database_names();
+    // There may be many users, and this is looked at often.
+    let of_users = config.users.values().map(Some).chain([None]);
+    let users = if of_users.map(|user| config.max_user_connections(user)).any(|limit| limit > 0) {
+        directory.user_names()
+    } else {
+        BTreeSet::new()
+    };
     let mut numbers = lock(&daemon.numbers);
-    let databases: Vec<_> = config
-        .databases
-        .iter()
-        .map(|(name, database)| (name.as_str(), config.max_db_connections(database)))
-        .filter(|(_, limit)| *limit > 0)
-        .map(|(name, limit)| (BudgetKey::Database(Name::new(name)), Group::Database(numbers.database(name)), limit))
-        .collect();
-    let listed = directory.users().iter().filter_map(|(name, _)| std::str::from_utf8(name).ok());
-    let names: BTreeSet<&str> = config.users.keys().map(String::as_str).chain(listed).collect();
-    let users: Vec<_> = names
-        .into_iter()
-        .map(|name| (name, config.max_user_connections(config.users.get(name))))
-        .filter(|(_, limit)| *limit > 0)
-        .map(|(name, limit)| (BudgetKey::User(Name::new(name)), Group::User(numbers.user(name)), limit))
-        .collect();
-    databases.into_iter().chain(users).collect()
+    let databases = databases.iter().filter_map(|name| {
+        let limit = config.max_db_connections(config.database(name)?);
+        let key = BudgetKey::Database(Name::new(name));
+        (limit > 0).then(|| (key, Group::Database(numbers.database(name)), limit))
+    });
+    let mut all: Vec<_> = databases.collect();
+    all.extend(users.iter().filter_map(|name| {
+        let limit = config.max_user_connections(config.users.get(name));
+        let key = BudgetKey::User(Name::new(name));
+        (limit > 0).then(|| (key, Group::User(numbers.user(name)), limit))
+    }));
+    all
 }

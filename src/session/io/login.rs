@@ -350,8 +350,12 @@ impl Arrival {
             Entry::Fail(fault) => return Err(fault.into()),
         };
         self.log_attempt(info);
-        seat.with(|limits, seat| limits.admit_database(seat, route.database.id, false))?;
-        seat.with(|limits, seat| limits.admit_user(seat, route.user, false))?;
+        seat.with(|limits, seat| {
+            limits.set_database(route.database.id, route.limits.database_clients);
+            limits.set_user(route.user, route.limits.user_clients);
+            limits.admit_database(seat, route.database.id, false)?;
+            limits.admit_user(seat, route.user, false)
+        })?;
         if self.shared.pools.with(|r, _, _| r.is_disabled(route.database.id)) {
             let text = format!("database \"{}\" is disabled", self.database);
             return Err(Fault::fatal(Culprit::Us, text).into());

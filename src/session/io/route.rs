@@ -119,8 +119,24 @@ pub struct Route {
     pub mode: Mode,
     /// Limits of the pool.
     pub pool: PoolParams,
+    /// Limits of the database and the user.
+    pub limits: RouteLimits,
     /// Timeouts of sessions; zero is never.
     pub timeouts: Timeouts,
+}
+
+/// What holds for all pools of the database, and all of the user; 0 = no limit. With the route, as a database may be made from
+/// `*` and a user may stand in no file: nobody knows of them before a client names them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouteLimits {
+    /// `max_db_connections`.
+    pub database_servers: u32,
+    /// `max_db_client_connections`.
+    pub database_clients: u32,
+    /// `max_user_connections`.
+    pub user_servers: u32,
+    /// `max_user_client_connections`.
+    pub user_clients: u32,
 }
 
 impl Route {

@@ -18,7 +18,7 @@ use crate::auth::{Entropy, PassThrough, ScramKeys, Secret};
 use crate::ids::{ClientId, PoolId, ServerId};
 use crate::net::kernel_tls::Support;
 use crate::pool::io::Pools;
-use crate::pool::{ClientLimits, DatabaseId, GlobalParams, Ids};
+use crate::pool::{ClientLimits, DatabaseId, DatabaseParams, GlobalParams, Ids, UserParams};
 use crate::prepared::Statements;
 use crate::session::cancel::{KEY_LEN_MAX, Keys};
 use crate::session::params::Values;
@@ -255,7 +255,14 @@ impl Shared {
 
     /// The pool for this route, made if there is none.
     pub fn context_for(&self, route: &Arc<Route>) -> Arc<PoolContext> {
-        let pool = self.pools.with(|r, now, _| r.ensure_pool(now, route.database.id, route.user, &route.pool));
+        let (database, user) = (route.database.id, route.user);
+        let pool = self.pools.with(|r, now, _| {
+            if r.pool_of(database, user).is_none() {
+                r.set_database(now, database, DatabaseParams { max_db_connections: route.limits.database_servers });
+                r.set_user(now, user, UserParams { max_user_connections: route.limits.user_servers });
+            }
+            r.ensure_pool(now, database, user, &route.pool)
+        });
         if let Some(context) = self.context(pool) {
             return context;
         }
