@@ -90,8 +90,7 @@ async fn tls(daemon: &Daemon) -> Result<PairTls, String> {
 
 impl Link {
     /// Begins, if there is a peer; `None` if not, or if it cannot, which is logged.
-    pub(super) async fn start(daemon: &Arc<Daemon>, node: &Arc<Node>) -> Option<Arc<Self>> {
-        let settings = node.settings();
+    pub(super) async fn start(daemon: &Arc<Daemon>, node: &Arc<Node>, settings: &Settings) -> Option<Arc<Self>> {
         if !settings.has_peer() {
             return None;
         }
@@ -117,7 +116,7 @@ impl Link {
             up: Mutex::default(),
         });
         let identity = Identity { node: node.name.clone(), program: VERSION_LINE.to_owned() };
-        let pair = PairLink::start(&identity, BootId::new(boot), params(&settings), tls, host);
+        let pair = PairLink::start(&identity, BootId::new(boot), params(settings), tls, host);
         let link = Arc::new(Self { pair, asked, budgets });
         link.compare(daemon);
         tokio::spawn(keep_peer_informed(Arc::downgrade(&link), Arc::clone(daemon)));

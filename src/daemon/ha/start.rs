@@ -109,7 +109,7 @@ impl Daemon {
         tokio::spawn(steward.run());
         let (daemon, joined) = (Arc::clone(self), Arc::clone(&node));
         tokio::spawn(async move {
-            let link = Link::start(&daemon, &joined).await;
+            let link = Link::start(&daemon, &joined, &joined.settings()).await;
             *lock(&joined.link) = link;
             // What was said before there was a link.
             joined.orders.put(Order::Tell);
@@ -138,10 +138,12 @@ impl Daemon {
             tracing::warn!("[ha] is gone; that takes effect at the next start");
             return;
         };
+        let settings = Arc::new(settings.clone());
+        // Its keys, and the other settings that the peer compares with its own, may have changed all the same.
+        self.relink(node, Arc::clone(&settings));
         if **lock(&node.settings) == *settings {
             return;
         }
-        let settings = Arc::new(settings.clone());
         match HelperConfig::from_config(config) {
             Ok(helper) => {
                 *lock(&node.settings) = Arc::clone(&settings);
@@ -149,12 +151,25 @@ impl Daemon {
                 let params = params(&node.name, &settings);
                 let new = Reconfigure { settings: Arc::clone(&settings), params, fingerprint: helper.fingerprint };
                 node.orders.put(Order::Reconfigure(Box::new(new)));
-                if let Some(link) = node.link() {
-                    let daemon = Arc::clone(self);
-                    tokio::spawn(async move { link.reconfigure(&daemon, &settings).await });
-                }
             }
             Err(error) => tracing::error!("{error}; the former virtual routers stay in force"),
         }
+    }
+
+    /// Has the link adhere to new settings; begins it if there was no peer before.
+    fn relink(self: &Arc<Self>, node: &Arc<Node>, settings: Arc<Settings>) {
+        let (daemon, node) = (Arc::clone(self), Arc::clone(node));
+        tokio::spawn(async move {
+            match node.link() {
+                Some(link) => link.reconfigure(&daemon, &settings).await,
+                None => {
+                    let link = Link::start(&daemon, &node, &settings).await;
+                    if link.is_some() {
+                        *lock(&node.link) = link;
+                        node.orders.put(Order::Tell);
+                    }
+                }
+            }
+        });
     }
 }
