@@ -65,7 +65,10 @@ impl World {
                 let held = (0..helper.held.len()).filter(|router| helper.held[*router]).collect();
                 self.say(node, Said::Welcome { held });
             }
-            Request::Renew { lease } => (helper.lease, helper.bridging) = (Some(t + lease), false),
+            Request::Renew { lease } => {
+                (helper.lease, helper.bridging) = (Some(t + lease), false);
+                self.say(node, Said::Renewed);
+            }
             Request::Hold { router, .. } if helper.lease.is_none_or(|lease| t >= lease) => {
                 self.say(node, Said::HoldFailed { router });
             }

@@ -64,6 +64,7 @@ pub(crate) enum Said {
     Interface {
         up: bool,
     },
+    Renewed,
     /// It is gone.
     Eof,
 }
@@ -129,6 +130,9 @@ pub(crate) struct Pooler {
     /// Addresses that a predecessor has left may be taken over.
     pub(crate) inherits: bool,
     pub(crate) helper_gone: Option<u64>,
+    /// Since when a lease that was asked for was not granted.
+    pub(crate) unanswered: Option<u64>,
+    pub(crate) examined_at: u64,
     pub(crate) call_at: u64,
     pub(crate) renew_at: u64,
     /// What the helper's absence was last said to be, and the state of the interface.
@@ -285,6 +289,8 @@ impl Node {
         }
         if let Some(pooler) = &mut self.pooler {
             pooler.helper_gone.iter_mut().for_each(later);
+            pooler.unanswered.iter_mut().for_each(later);
+            later(&mut pooler.examined_at);
             pooler.heard.iter_mut().for_each(later);
             pooler.pending.iter_mut().flatten().for_each(|(_, _, at)| later(at));
             [&mut pooler.call_at, &mut pooler.renew_at, &mut pooler.beat_at].into_iter().for_each(later);

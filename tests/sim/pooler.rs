@@ -17,6 +17,10 @@ const HOLD_PATIENCE: u64 = 20 * MILLI;
 
 /// How long the helper may be away without this node being unfit.
 const ABSENCE_MAX: u64 = SECOND;
+/// A thread that has slept for so long cannot say for how long the helper has not answered.
+const STALL: u64 = 250 * MILLI;
+/// The longest sleep while an answer is awaited.
+const NAP_MAX: u64 = 50 * MILLI;
 const CALL_EVERY: u64 = 100 * MILLI;
 
 /// No decision is followed by so many others at once.
@@ -81,6 +85,9 @@ impl World {
             let absent = gone + ABSENCE_MAX;
             at = at.min(p.call_at).min(if absent > self.t { absent } else { u64::MAX });
         }
+        if p.unanswered.is_some() {
+            at = at.min(self.t + NAP_MAX);
+        }
         at = p.pending.iter().flatten().fold(at, |at, (_, _, until)| at.min(*until));
         if self.setup.link {
             at = at.min(p.beat_at);
@@ -103,6 +110,7 @@ impl World {
     fn ask_for_lease(&mut self, node: usize, p: &mut Pooler) {
         let lease = self.setup.lease();
         p.renew_at = self.t + lease / 3;
+        p.unanswered.get_or_insert(self.t);
         self.ask_helper(node, Request::Renew { lease });
     }
 
@@ -182,8 +190,9 @@ impl World {
                 routers.into_iter().for_each(|router| self.addresses_lost(node, p, now, router, out));
             }
             Said::Interface { up } => self.interface_is(node, p, now, up, out),
+            Said::Renewed => p.unanswered = None,
             Said::Eof => {
-                p.welcomed = false;
+                (p.welcomed, p.unanswered) = (false, None);
                 p.helper_gone.get_or_insert(self.t);
                 p.call_at = self.t + CALL_EVERY;
             }
@@ -205,7 +214,12 @@ impl World {
 
     /// What only this thread sees.
     fn examine(&mut self, p: &mut Pooler, now: Time, out: &mut Vec<Decision>) {
-        let absent = p.helper_gone.is_some_and(|gone| self.t >= gone + ABSENCE_MAX);
+        let stalled = self.t - std::mem::replace(&mut p.examined_at, self.t) > STALL;
+        if let Some(since) = p.unanswered.as_mut().filter(|_| stalled) {
+            *since = self.t;
+        }
+        let away = [p.helper_gone, p.unanswered];
+        let absent = away.into_iter().flatten().any(|since| self.t >= since + ABSENCE_MAX);
         let helper = !absent && (p.welcomed || p.said_helper == Some(true));
         if p.said_helper != Some(helper) {
             p.said_helper = Some(helper);

@@ -366,6 +366,8 @@ impl World {
             welcomed: false,
             inherits,
             helper_gone: Some(t),
+            unanswered: None,
+            examined_at: t,
             call_at: t,
             renew_at: u64::MAX,
             said_helper: None,

@@ -15,7 +15,10 @@ use crate::session::io::shared::lock;
 /// How often a helper that is not there is called.
 const CALL_EVERY: Duration = Duration::from_millis(100);
 
-/// How long it may be away while this node goes on as if it were there: its addresses live for two seconds without it, and the
+/// A thread that has slept for so long cannot say for how long the helper has not answered.
+const STALL: Duration = Duration::from_millis(250);
+
+/// How long it may be away, or leave a request unanswered, while this node goes on as if it were there: its addresses live for two seconds without it, and the
 /// service manager starts it again within a fraction of that.
 const ABSENCE_MAX: Duration = Duration::from_secs(1);
 
@@ -38,6 +41,9 @@ pub(super) struct Holder {
     fingerprint: [u8; 32],
     call_at: Time,
     gone_since: Option<Time>,
+    /// Since when a lease that was asked for has not been granted: it may be stopped or stuck.
+    unanswered_since: Option<Time>,
+    examined_at: Time,
     trouble: String,
     /// That it is not reached was said.
     said: bool,
@@ -59,6 +65,8 @@ impl Holder {
             fingerprint,
             call_at: now,
             gone_since: Some(now),
+            unanswered_since: None,
+            examined_at: now,
             trouble: NOT_YET.to_owned(),
             said: false,
             duplicate,
@@ -113,29 +121,38 @@ impl Holder {
         self.client.as_ref().map(HelperClient::fd)
     }
 
-    /// Is it there?
+    /// Is it there, and does it answer?
     pub(super) fn is_there(&self) -> bool {
-        self.client.is_some()
+        self.client.is_some() && self.gone_since.is_none()
     }
 
     /// Why it does not hold addresses for us, if it has been away for too long or will not.
-    pub(super) fn trouble(&self, now: Time) -> Option<String> {
-        let since = self.gone_since?;
-        if self.path.is_some() && now.since(since) < ABSENCE_MAX {
+    pub(super) fn trouble(&mut self, now: Time) -> Option<String> {
+        let stalled = now.since(std::mem::replace(&mut self.examined_at, now)) > STALL;
+        if let Some(since) = self.unanswered_since.as_mut().filter(|_| stalled) {
+            *since = now;
+        }
+        let absent = |since: Time| now.since(since) >= ABSENCE_MAX;
+        let is_gone = self.gone_since.is_some_and(|since| self.path.is_none() || absent(since));
+        if !is_gone && !self.unanswered_since.is_some_and(absent) {
             return None;
         }
+        let trouble = if is_gone { &self.trouble } else { "it does not answer, it is stopped or stuck" };
         let place = self.path.as_ref().map(|path| format!(" at {}", path.display())).unwrap_or_default();
         let remedy = match &self.path {
             Some(_) => "systemctl status pgtandem-helper.socket pgtandem-helper.service",
-            None if self.trouble == NOT_YET => "helper_socket is empty, and pgtandem was not started as root",
+            None if trouble == NOT_YET => "helper_socket is empty, and pgtandem was not started as root",
             None => "it was started with this process: restart pgtandem",
         };
-        Some(format!("the address helper{place}: {} ({remedy})", self.trouble))
+        Some(format!("the address helper{place}: {trouble} ({remedy})"))
     }
 
     /// Asks for something. What a helper that is gone is asked for is nothing to it: it hears everything anew.
     pub(super) fn ask(&mut self, request: &Request) {
         let Some(client) = &self.client else { return };
+        if matches!(request, Request::Renew { .. }) {
+            self.unanswered_since.get_or_insert(Time::now());
+        }
         if let Err(error) = client.send(request) {
             tracing::warn!("the address helper does not take a request: {error}");
             self.lost(Time::now(), &error.to_string());
@@ -146,6 +163,11 @@ impl Holder {
     pub(super) fn welcomed(&mut self) {
         (self.gone_since, self.said) = (None, false);
         self.trouble.clear();
+    }
+
+    /// It has granted a lease: it works.
+    pub(super) fn renewed(&mut self) {
+        self.unanswered_since = None;
     }
 
     /// What it has said next.
@@ -171,6 +193,7 @@ impl Holder {
 
     fn lost(&mut self, now: Time, why: &str) {
         lock(&self.duplicate).take();
+        self.unanswered_since = None;
         if self.client.take().is_some() {
             tracing::error!("the address helper is gone: {why}");
         }

@@ -4,7 +4,7 @@
 //! Each turn hears everything that has arrived before it lets a timer run out: after a stall, what others have said meanwhile
 //! decides (RFC 9568 knows no stalls).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -97,6 +97,11 @@ pub(super) struct Thread {
     bridging: bool,
     over: bool,
     outcomes: Vec<Action>,
+    /// Sweeps that are still to be asked for, and what came of those before: the next one when the helper has done the last, so
+    /// that a hundred thousand clients do not fill its socket.
+    sweeps: VecDeque<Request>,
+    sweeping: bool,
+    swept: u32,
     /// What was last said of the data path, the helper and the interfaces.
     said: BTreeMap<Subject, Fit>,
 }
@@ -131,6 +136,9 @@ impl Thread {
             bridging: false,
             over: false,
             outcomes: Vec::new(),
+            sweeps: VecDeque::new(),
+            sweeping: false,
+            swept: 0,
             said: BTreeMap::new(),
         }
     }
@@ -308,6 +316,9 @@ impl Thread {
             Said::Welcome { routers, .. } => {
                 self.welcomed = true;
                 self.holder.welcomed();
+                // What a helper that is gone had been asked for last is lost.
+                self.sweeping = false;
+                self.sweep();
                 // Before anything is held: the helper holds nothing without a lease.
                 self.ask_for_lease();
                 let mut held = Vec::new();
@@ -325,6 +336,7 @@ impl Thread {
                 }
             }
             Said::Refused(reason) => self.holder.refused(now, &reason),
+            Said::Renewed => self.holder.renewed(),
             Said::Held { router, rival } => self.with_seat(router, |seat, holder| seat.held(now, rival, holder)),
             Said::Released { router } => self.with_seat(router, |seat, _| seat.released()),
             Said::HoldFailed { router, errno } => self.with_seat(router, |seat, holder| {
@@ -346,10 +358,26 @@ impl Thread {
                 }
             }
             Said::Swept { router, sent } => {
-                self.with_seat(router, |seat, _| {
-                    tracing::info!("{}: {sent} clients of the other node were told that it is gone", seat.config.name);
-                });
+                self.swept = self.swept.saturating_add(sent);
+                self.sweeping = false;
+                self.sweep();
+                if !self.sweeping {
+                    let sent = std::mem::take(&mut self.swept);
+                    self.with_seat(router, |seat, _| {
+                        let name = &seat.config.name;
+                        tracing::info!("{name}: {sent} clients of the other node were told that it is gone");
+                    });
+                }
             }
+        }
+    }
+
+    fn sweep(&mut self) {
+        if !self.sweeping
+            && let Some(request) = self.sweeps.pop_front()
+        {
+            self.sweeping = true;
+            self.holder.ask(&request);
         }
     }
 
@@ -371,9 +399,9 @@ impl Thread {
             Order::Reconfigure(new) => self.reconfigure(now, *new),
             Order::Sweep { router, port, flows } => {
                 let Ok(router) = u8::try_from(router) else { return };
-                for some in flows.chunks(SWEEP_CHUNK) {
-                    self.holder.ask(&Request::Sweep { router, port, flows: some.to_vec() });
-                }
+                let requests = flows.chunks(SWEEP_CHUNK);
+                self.sweeps.extend(requests.map(|some| Request::Sweep { router, port, flows: some.to_vec() }));
+                self.sweep();
             }
             Order::Bridge { ms, done } => {
                 self.bridging = self.welcomed && self.holder.is_there();
@@ -414,6 +442,7 @@ impl Thread {
                 == (&other.name, &other.interface, other.vrid, other.family, other.version, other.virtual_mac)
         };
         let sole_peer = settings.has_peer();
+        let peer_is_new = self.settings.has_peer() != sole_peer;
         let mut old = std::mem::take(&mut self.seats);
         let kept = old.len() == settings.routers.len()
             && old.iter().zip(&settings.routers).all(|(seat, config)| same(&seat.config, config));
@@ -421,7 +450,7 @@ impl Thread {
             let known = old.iter().position(|seat| same(&seat.config, config));
             let mut seat = match known.map(|at| old.swap_remove(at)) {
                 Some(mut seat) => {
-                    if seat.config != *config {
+                    if seat.config != *config || peer_is_new {
                         seat.reconfigure(now, config, sole_peer, &mut self.holder);
                     }
                     seat

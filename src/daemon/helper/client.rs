@@ -26,7 +26,8 @@ impl HelperClient {
     /// The kernel's: nobody waits there, or not for this user.
     pub fn connect(path: &Path) -> io::Result<Self> {
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET.cloexec(), None)?;
-        // The answer comes from the kernel, whether or not the helper is awake.
+        // The answer comes from the kernel, whether or not the helper is awake; while too many others wait, it is EAGAIN.
+        socket.set_nonblocking(true)?;
         match path.to_str().and_then(|path| path.strip_prefix('@')) {
             Some(name) => socket.connect(&SockAddr::unix(format!("\0{name}"))?)?,
             None => socket.connect(&SockAddr::unix(path)?)?,

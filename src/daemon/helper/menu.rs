@@ -170,6 +170,8 @@ pub enum Event {
         /// Of these routers.
         routers: Vec<u8>,
     },
+    /// The answer to [`Request::Renew`]: the helper works.
+    Renewed,
     /// An end to a sweep.
     Swept {
         /// The router's index.
@@ -278,6 +280,7 @@ impl Event {
                 out.kind(8).count(routers.len()).bytes(routers)
             }
             Self::Swept { router, sent } => out.kind(9).u8(*router).u32(*sent),
+            Self::Renewed => out.kind(10),
         };
         out.0
     }
@@ -318,6 +321,7 @@ impl Event {
                 Self::LeaseOver { routers: input.take(count)?.to_vec() }
             }
             9 => Self::Swept { router: input.u8()?, sent: input.u32()? },
+            10 => Self::Renewed,
             other => return Err(Malformed::Kind(other)),
         };
         input.end().map(|()| event)

@@ -262,7 +262,10 @@ impl Helper<'_> {
         }
         match request {
             Request::Hello { .. } => {}
-            Request::Renew { lease_ms } => channel.lease.renew(now, lease_ms),
+            Request::Renew { lease_ms } => {
+                channel.lease.renew(now, lease_ms);
+                self.words.push_back((Event::Renewed, Vec::new()));
+            }
             Request::Bridge { ms } => {
                 channel.lease.bridge(now, ms);
                 tracing::info!("the pooler is being replaced: adverts are sent from here for {ms} ms at most");
