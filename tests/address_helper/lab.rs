@@ -245,11 +245,21 @@ impl Pooler {
         self.client.send(request).unwrap();
     }
 
+    /// What has come, if anything has; that the lease was renewed goes without saying.
+    pub(crate) fn heard(&mut self) -> Option<(Event, Vec<OwnedFd>)> {
+        loop {
+            match self.client.receive().unwrap() {
+                Some((Event::Renewed, _)) => {}
+                heard => return heard,
+            }
+        }
+    }
+
     /// The next event.
     pub(crate) fn hear(&mut self) -> Event {
         let mut heard = None;
         until("an event", || {
-            heard = self.client.receive().unwrap();
+            heard = self.heard();
             heard.is_some()
         });
         let (event, sockets) = heard.unwrap();

@@ -279,6 +279,11 @@ impl Judge {
         Ok(())
     }
 
+    /// The process was ended in the midst of its leave, and nobody answers what it was asked.
+    pub(crate) fn cut_short(&mut self, node: usize) {
+        self.commands.retain(|_, command| command.node != node);
+    }
+
     /// Every command must have been answered, unless its process has gone.
     pub(crate) fn unanswered(world: &World) -> Option<u64> {
         let lately = |command: &Command| command.at > world.judge.process_fault_at;

@@ -164,6 +164,7 @@ impl World {
             }
             if self.nodes[node].truth.leaving {
                 self.end_pooler(node);
+                self.judge.cut_short(node);
             }
             self.act(Act::StartPooler(node))?;
             self.act(Act::Servers(node, true))?;
