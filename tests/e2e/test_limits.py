@@ -75,6 +75,28 @@ def test_max_db_connections(site, start_pooler):
         assert three.expect_error().text == "query_wait_timeout"
 
 
+def test_max_db_connections_of_a_database_made_from_star(site, start_pooler):
+    pooler = start_pooler(default_pool_size=5, databases={"*": site.to_primary()}, max_db_connections=2,
+                          query_wait_timeout=1)
+    with clients(pooler, 3) as (one, two, three):
+        one.query("begin")
+        two.query("begin")
+        three.send(wire.query("select 1"))
+        assert three.expect_error().text == "query_wait_timeout"
+        # A reload changes it as it does for the others.
+        pooler.admin("SET max_db_connections = 3")
+    with clients(pooler, 3) as (one, two, three):
+        for client in (one, two, three):
+            client.query("begin")
+        assert len(pooler.servers()) == 3
+
+
+def test_max_db_client_connections_of_a_database_made_from_star(site, start_pooler):
+    pooler = start_pooler(databases={"*": site.to_primary()}, max_db_client_connections=1)
+    with clients(pooler, 1):
+        assert refused(pooler).text == "client connections exceeded (max_db_client_connections)"
+
+
 def test_max_db_connections_evicts_an_idle_server_of_another_user(site, start_pooler):
     pooler = start_pooler(databases={"app": site.to_primary("max_db_connections=1")})
     with pooler.wire() as app, pooler.wire("app", "alice", "alice password") as alice:

@@ -48,7 +48,9 @@ def test_takeover_in_both_directions(lab, version, family, first: type[Node], se
     held_by(lab, which, "a")
     b = second(lab, "b", wish).start()
     pause(interval * 4 / 1000)
-    assert lab.holders(which) == "a", "the lower priority waits"
+    # The lower priority waits. Of the two checksums of IPv4 adverts of version 3, keepalived 2.2 takes the one that we do not send
+    # until we have heard its own: at its first advert both may hold the address for a moment.
+    held_by(lab, which, "a")
     a.stop()
     held_by(lab, which, "b")
     a.start()
