@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pgtandem::pair::budget::{Allotment, Mode};
+use pgtandem::pair::event::Event;
 use pgtandem::pair::io::{Answering, Host, Identity, LinkParams, PairLink};
 use pgtandem::pair::message::{Answer, BootId, BudgetKey, CancelKey, Flow, Name, Reason, Request, RouterId, Status};
 use pgtandem::pair::picture::{PeerPicture, PeerState};
@@ -111,7 +112,7 @@ async fn two_nodes_tell_each_other_what_they_have_to() {
     let (links, _, nodes) = pair([SECRET, SECRET]).await;
     up(&links).await;
     let [left, right] = &links;
-    left.set_status(Status { clients: 42, reason: Reason::new("as well as can be"), ..Status::default() });
+    left.set_status(Status { clients: 42, reason: Reason::new("as well as can be"), ..Status::default() }).await;
     let peer = until_peer(right, "the status", |peer| peer.status.clients == 42).await;
     assert_eq!((peer.name.as_str(), peer.status.reason.as_str()), ("left", "as well as can be"));
     assert!(peer.round_trip.is_some_and(|time| time < Duration::from_secs(1)));
@@ -133,13 +134,10 @@ async fn clients_of_the_other_node_are_known_when_it_is_gone() {
     let local: SocketAddr = "192.0.2.10:6432".parse().unwrap();
     let flows = (1..=1500).map(|port| Flow { client: ([192, 0, 2, 99], port).into(), local });
     for flow in flows.clone() {
-        links[0].flow(flow, true);
-        // The queue is bounded, and whoever fills it is not to lose any.
-        if flow.client.port() % 500 == 0 {
-            sleep(Duration::from_millis(50)).await;
-        }
+        links[0].tell(vec![Event::Flow { flow, came: true }]).await;
     }
-    links[0].flow(Flow { client: ([192, 0, 2, 99], 1).into(), local }, false);
+    let flow = Flow { client: ([192, 0, 2, 99], 1).into(), local };
+    links[0].tell(vec![Event::Flow { flow, came: false }]).await;
     sleep(Duration::from_millis(300)).await;
     let [left, right] = links;
     drop(left);
@@ -157,10 +155,9 @@ async fn both_have_of_a_limit_what_is_their_part() {
     let (links, _, nodes) = pair([SECRET, SECRET]).await;
     up(&links).await;
     let key = BudgetKey::Database(Name::new("app"));
-    for link in &links {
-        link.budget(key.clone(), Some(20), 0, 0);
-    }
-    links[0].budget(key.clone(), Some(20), 10, 8);
+    let limit = || Event::Limit { key: key.clone(), servers: Some(20) };
+    links[0].tell(vec![limit(), Event::Use { key: key.clone(), in_use: 10, waiting: 8 }]).await;
+    links[1].tell(vec![limit()]).await;
     until("what the other does not use", async || (*nodes[0].allotted.lock().unwrap() == Some(18)).then_some(())).await;
     assert_eq!(*nodes[1].allotted.lock().unwrap(), Some(2));
 }

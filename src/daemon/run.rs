@@ -13,7 +13,7 @@ use super::console;
 use super::directory::{ConfigDirectory, Numbers};
 use super::files::Files;
 use super::ha::material::PairMaterial;
-use super::ha::{Node, Wanted};
+use super::ha::{Node, Testament, Wanted};
 use super::handover;
 use super::intake::Intake;
 use super::listeners::{Listeners, Socket};
@@ -65,6 +65,8 @@ pub struct Daemon {
     pub(super) pair: Mutex<Option<Arc<PairMaterial>>>,
     /// Where its address helper is found.
     pub(super) helper: Mutex<Wanted>,
+    /// What a former process has left to this one as a node of a pair.
+    pub(super) testament: Mutex<Testament>,
     running: Mutex<Running>,
     changing: Mutex<()>,
     tracked: Arc<Tracked>,
@@ -107,6 +109,7 @@ impl Daemon {
             ha: OnceLock::new(),
             pair: Mutex::new(pair),
             helper: Mutex::default(),
+            testament: Mutex::default(),
             changing: Mutex::default(),
             running: Mutex::new(Running { config, directory: Arc::clone(&directory), file }),
             tracked,

@@ -234,6 +234,7 @@ fn bring_up(run: &Run, log: &Log, plan: Plan) -> anyhow::Result<Ready> {
     let daemon = runtime.block_on(async {
         let daemon = Daemon::new(boot, run.config.clone(), log.clone(), run.verbose, service);
         *lock(&daemon.pidfile) = pidfile;
+        daemon.presume_shares(false);
         lock(&daemon.troubles).reload = instead_of;
         tokio::spawn(signals::listen(Arc::clone(&daemon))?);
         signals::let_go()?;

@@ -135,6 +135,9 @@ pub enum Event {
         /// Who has said so.
         by: String,
     },
+    /// These routers were moved to the peer by an administrator before this process began, and are to stay there although this
+    /// node would preempt it.
+    Moved(Vec<RouterKey>),
     /// `SWITCHOVER`: answered by [`Action::CommandDone`].
     Switchover {
         /// The driver's number of the command.
@@ -374,8 +377,21 @@ impl Ha {
     pub fn inherit(&mut self, now: Time, params: Params, held: &[usize], out: &mut Vec<Action>) {
         self.fitness.presume();
         self.drop_move(now, "the virtual routers have changed", out);
+        let moved: Vec<RouterKey> = self.moved().collect();
         self.routers = led(now, &params, held);
         self.params = params;
+        self.set_moved(&moved);
+    }
+
+    fn moved(&self) -> impl Iterator<Item = RouterKey> {
+        let both = self.params.routers.iter().zip(&self.routers);
+        both.filter(|(_, led)| led.moved).map(|(params, _)| params.key)
+    }
+
+    fn set_moved(&mut self, keys: &[RouterKey]) {
+        for (params, led) in self.params.routers.iter().zip(&mut self.routers) {
+            led.moved |= keys.contains(&params.key) && led.state != State::Active && !led.held;
+        }
     }
 
     /// Takes one event, and appends what is to be done.
@@ -394,6 +410,7 @@ impl Ha {
             Event::Restarting(on) => self.restarting = on,
             Event::Leave => self.leaving = true,
             Event::Maintenance { on, by } => self.set_maintenance(now, on, by, out),
+            Event::Moved(keys) => self.set_moved(&keys),
             Event::Switchover { command, router, by } => self.switchover(now, command, router, &by, out),
             Event::Quiesced => self.quiesced(now, out),
             Event::Router { router, to, reason } => self.router_changed(now, router, to, reason, out),
@@ -626,6 +643,9 @@ impl Ha {
             (None, None) => (reason.to_string(), None),
         };
         led.reason.clone_from(&text);
+        if reason == Reason::NobodyTookOver {
+            self.given_up(router);
+        }
         let name = self.params.routers.get(router).map_or_else(String::new, |params| params.name.clone());
         let level = if to == State::Initialize && from == State::Active { Level::Warn } else { Level::Info };
         out.push(Action::Log { level, text: format!("virtual router {name}: from {from} to {to}: {text}") });

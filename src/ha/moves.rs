@@ -9,6 +9,10 @@ use crate::vrrp::{State, YIELD_INTERVALS};
 /// The peer has at least this long to take over, however short the interval is: a link may have to repeat a packet.
 const ASK_MIN: Duration = Duration::from_millis(500);
 
+/// After a goodbye whoever is there has taken over, or this node has come back, within so many intervals: three without an
+/// advert, and not quite one of skew.
+const RELIEF_INTERVALS: u32 = 5;
+
 /// After a move of this node's own accord has failed.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -36,6 +40,8 @@ enum Phase {
     Asking { id: u64, deadline: Time, accepted: bool },
     /// Without a link: somebody may take over.
     Yielding { deadline: Time },
+    /// Nobody has, and a goodbye was said.
+    Relief { deadline: Time },
 }
 
 /// One planned move. There is never more than one.
@@ -48,12 +54,17 @@ pub(super) struct Move {
     phase: Phase,
     command: Option<u64>,
     quiesced: bool,
+    /// Routers that nobody has preempted in time: they have said goodbye, and whoever is there takes over now.
+    given_up: Vec<usize>,
 }
 
 impl Move {
     pub(super) fn deadline(&self) -> Time {
         match self.phase {
-            Phase::Quiescing { deadline } | Phase::Asking { deadline, .. } | Phase::Yielding { deadline } => deadline,
+            Phase::Quiescing { deadline }
+            | Phase::Asking { deadline, .. }
+            | Phase::Yielding { deadline }
+            | Phase::Relief { deadline } => deadline,
         }
     }
 }
@@ -118,12 +129,13 @@ impl Ha {
         if let Some(by) = &self.maintenance {
             return Some((Cause::Maintenance, format!("HA MAINTENANCE ON by {by}")));
         }
+        if self.draining {
+            // Nobody new is let in here: without a link somebody may be there who lets them in.
+            return Some((Cause::Drain, "this process waits for its clients to leave".to_owned()));
+        }
         if !self.params.link {
             // Nobody knows whether somebody is there, and what that one reaches.
             return None;
-        }
-        if self.draining {
-            return Some((Cause::Drain, "this process waits for its clients to leave".to_owned()));
         }
         let due = self.fitness.servers_down(now, &self.params) && self.peer_has_servers(now);
         let soon = self.servers_moved.is_some_and(|moved| now < moved + self.params.servers_gap);
@@ -168,7 +180,8 @@ impl Ha {
         if quiesced {
             out.push(Action::Quiesce { routers: routers.clone(), deadline });
         }
-        self.planned = Some(Move { cause, routers, began: now, reason, phase, command, quiesced });
+        self.planned =
+            Some(Move { cause, routers, began: now, reason, phase, command, quiesced, given_up: Vec::new() });
         if !quiesced {
             self.pass_on(now, out);
         }
@@ -228,7 +241,15 @@ impl Ha {
     pub(super) fn tend_move(&mut self, now: Time, out: &mut Vec<Action>) {
         let Some(planned) = &self.planned else { return };
         if !planned.routers.iter().any(|&router| self.is_active(router)) {
-            return self.move_ended(now, None, out);
+            return if planned.given_up.is_empty() {
+                self.move_ended(now, None, out)
+            } else {
+                self.await_relief(now, out)
+            };
+        }
+        if planned.given_up.iter().any(|&router| self.is_active(router)) {
+            let text = "nobody has taken over: the addresses were given up with a goodbye, and have come back";
+            return self.move_ended(now, Some(text.to_owned()), out);
         }
         let (cause, due) = (planned.cause, now >= planned.deadline());
         if let Some(fault) = self.unfit_reason() {
@@ -263,7 +284,37 @@ impl Ha {
                 self.unanswered(now, cause, accepted, text, out);
             }
             Phase::Yielding { .. } if due => self.move_ended(now, Some("nobody has taken over".to_owned()), out),
-            Phase::Asking { .. } | Phase::Yielding { .. } => {}
+            Phase::Asking { .. } | Phase::Yielding { .. } | Phase::Relief { .. } => {}
+        }
+    }
+
+    /// A router has left Active because nobody preempted it. An administrator wants to know what comes of it.
+    pub(super) fn given_up(&mut self, router: usize) {
+        let Some(planned) = self.planned.as_mut().filter(|planned| planned.cause == Cause::Switchover) else { return };
+        if planned.routers.contains(&router) {
+            planned.given_up.push(router);
+            let preempt = self.params.routers.get(router).is_some_and(|params| params.preempt);
+            if let Some(led) = self.routers.get_mut(router) {
+                // Else it would preempt whoever is about to take over.
+                led.moved = preempt;
+            }
+        }
+    }
+
+    /// After a goodbye: if nobody is there the addresses come back within about four intervals.
+    fn await_relief(&mut self, now: Time, out: &mut Vec<Action>) {
+        let Some(planned) = &mut self.planned else { return };
+        match planned.phase {
+            Phase::Relief { deadline } if now >= deadline => self.move_ended(now, None, out),
+            Phase::Relief { .. } => {}
+            _ => {
+                let routers = planned.routers.iter().filter_map(|&router| self.params.routers.get(router));
+                let interval = routers.map(|params| params.interval).max().unwrap_or_default();
+                planned.phase = Phase::Relief { deadline: now + interval * RELIEF_INTERVALS };
+                if std::mem::take(&mut planned.quiesced) {
+                    out.push(Action::Resume { routers: planned.routers.clone(), moved: true });
+                }
+            }
         }
     }
 

@@ -57,6 +57,8 @@ pub struct RouterPicture {
     pub wanted: bool,
     /// This node lets the other one win.
     pub lowered: bool,
+    /// It was moved to the other node by an administrator, and stays there although this node would preempt that one.
+    pub moved: bool,
     /// Why it is as it is.
     pub reason: String,
 }
@@ -72,6 +74,7 @@ impl Ha {
             since: led.since,
             wanted: led.started,
             lowered: led.yielding,
+            moved: led.moved,
             reason: led.reason.clone(),
         });
         let peer = PeerPicture {

@@ -409,3 +409,62 @@ fn the_history_is_bounded() {
     }
     assert_eq!(bench.ha.picture().history.len(), HISTORY_LEN);
 }
+
+#[test]
+fn a_switchover_that_nobody_takes_has_failed() {
+    let mut bench = Bench::new(params(true, false));
+    bench.all_good();
+    bench.router(State::Backup, Reason::Started);
+    bench.router(State::Active, Reason::Silence { of: None, silent_for: Duration::from_millis(301) });
+    assert!(quiesces(&bench.switchover()));
+    assert_eq!(orders(&bench.step(Event::Quiesced)), [Order::Yield]);
+    let actions = bench.router(State::Backup, Reason::NobodyTookOver);
+    assert_eq!((done(&actions), orders(&actions)), (None, vec![Order::NoYield, Order::Yield]));
+    assert!(actions.contains(&Action::Resume { routers: vec![0], moved: true }), "nobody stands still meanwhile");
+    bench.pass(400);
+    let actions = bench.router(State::Active, Reason::Silence { of: None, silent_for: Duration::from_millis(399) });
+    let (ok, text) = done(&actions).unwrap();
+    assert!(!ok && text.contains("nobody has taken over"), "{text}");
+}
+
+#[test]
+fn a_switchover_to_one_who_does_not_preempt_succeeds_after_the_goodbye() {
+    let mut bench = Bench::new(params(true, false));
+    bench.all_good();
+    bench.router(State::Active, Reason::Started);
+    bench.switchover();
+    bench.step(Event::Quiesced);
+    bench.router(State::Backup, Reason::NobodyTookOver);
+    assert!(bench.ha.picture().routers[0].moved);
+    assert_eq!(done(&bench.pass(600)).map(|(ok, _)| ok), Some(true));
+    assert!(!bench.ha.is_moving() && bench.ha.picture().routers[0].moved);
+}
+
+#[test]
+fn whoever_drains_without_a_link_lets_another_one_win() {
+    let mut bench = Bench::new(params(false, false));
+    bench.all_good();
+    bench.router(State::Backup, Reason::Started);
+    bench.router(State::Active, Reason::Silence { of: None, silent_for: Duration::from_millis(301) });
+    assert!(quiesces(&bench.step(Event::Draining(true))));
+    assert_eq!(orders(&bench.step(Event::Quiesced)), [Order::Yield]);
+}
+
+#[test]
+fn what_an_administrator_has_said_outlives_the_process() {
+    let mut bench = Bench::active(true);
+    bench.switchover();
+    bench.step(Event::Quiesced);
+    bench.router(State::Backup, Reason::Yielded { to: PEER });
+    assert!(bench.ha.picture().routers[0].moved);
+    // The successor of this process: it is told before it knows anything else.
+    let mut next = Bench::new(params(true, true));
+    next.step(Event::Moved(vec![KEY]));
+    next.step(Event::Maintenance { on: true, by: "admin".to_owned() });
+    next.all_good();
+    next.ha.inherit(next.now, params(true, true), &[], &mut next.out);
+    let picture = next.ha.picture();
+    assert!(picture.routers[0].moved && picture.maintenance.as_deref() == Some("admin"));
+    let actions = next.step(Event::Maintenance { on: false, by: "admin".to_owned() });
+    assert_eq!(orders(&actions), [Order::Start { held: false }, Order::Yield], "it does not preempt");
+}

@@ -80,8 +80,22 @@ pub struct State {
     pub paused_databases: Vec<String>,
     /// Databases that are disabled.
     pub disabled_databases: Vec<String>,
+    /// What an administrator has said of this node of a pair.
+    pub ha: Ha,
     /// The configuration in force, in its native form, should the successor find the file broken.
     pub configuration: Bytes,
+}
+
+/// What an administrator has said of one node of a pair, and what only its process remembers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ha {
+    /// Who has said HA MAINTENANCE ON; empty: nobody.
+    pub maintenance: String,
+    /// Virtual routers that SWITCHOVER has moved away and that would preempt the other node, by VRID.
+    pub moved_v4: Vec<u8>,
+    /// The same of IPv6.
+    pub moved_v6: Vec<u8>,
 }
 
 /// Tracked parameters by name.

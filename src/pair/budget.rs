@@ -12,13 +12,17 @@
 //!
 //! | mode | the sum of both nodes' servers |
 //! |---|---|
-//! | [`Mode::Lend`] | never above the limit while neither node is frozen: both act within [`Params::shed_grace`] on what they are told, and clocks run alike to 2 % |
+//! | [`Mode::Lend`] | never above the limit while neither node is frozen: both act within [`Params::shed_grace`] on what they are told, and clocks run alike to 2 %; but see transactions below |
 //! | [`Mode::Halves`] | never above the limit, whatever happens |
 //! | [`Mode::Off`] | each node has the whole limit for itself: up to twice the limit |
 //!
 //! - A *frozen* node (SIGSTOP, a paused virtual machine) that has borrowed keeps its servers open beyond its lease; once the
 //!   other has its half back, the sum may be above the limit by what was borrowed (at most the lender's half less its reserve), until
 //!   the frozen node runs again, when it sheds at once, or until the server notices that it is gone.
+//! - A *transaction* is never cut because a loan is over. When the link is lost, the borrower closes idle servers at once, and
+//!   the others when their transactions end (clients in session pooling are told to go at that moment). Until then the sum may
+//!   be above the limit by those that take longer than the lease and [`Params::shed_grace`]. While the link is up the lender
+//!   waits for them.
 //! - A node that *dies without closing its connections* (power, cut cable) leaves them to the server's keepalive. They count
 //!   for the server, not here: the survivor has its own half, never more, so that both together are the limit at most,
 //!   and what the dead node had borrowed can come on top for as long as the server keeps it open.
@@ -36,6 +40,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use self::line::{Line, Terms};
+pub use self::line::{never_lent, surely_own};
 use super::bounded::List;
 use super::message::{BUDGETS_MAX, BootId, BudgetEntry, BudgetKey, BudgetReport};
 use super::picture::BudgetPicture;
@@ -100,8 +105,8 @@ pub struct Params {
 pub struct Allotment {
     /// So many. None may be opened above it; those that are there above it go when they are idle.
     pub servers: u32,
-    /// The peer may be about to use what is above this number: it must be reached within [`Params::shed_grace`], by closing
-    /// servers that are not idle too. `None`: nothing presses.
+    /// The peer may be about to use what is above this number: it should be reached within [`Params::shed_grace`], by having
+    /// clients go that keep servers between transactions too. `None`: nothing presses.
     pub shed_to: Option<u32>,
 }
 
@@ -203,7 +208,7 @@ impl Budget {
             contact_until: Time(0),
             peer_echo: 0,
             stamp: 0,
-            unsettled_until: now + params.lease + params.lease / 50 + params.shed_grace,
+            unsettled_until: now + settling_time(params.lease, params.shed_grace),
             settled: false,
             lines: BTreeMap::new(),
             urgent: false,
@@ -282,8 +287,7 @@ impl Budget {
             lending: self.up,
             contact: now < self.contact_until,
             lease: self.params.lease,
-            // A fiftieth for clocks that do not run alike.
-            until: now + self.params.lease + self.params.lease / 50 + self.params.shed_grace,
+            until: now + settling_time(self.params.lease, self.params.shed_grace),
         }
     }
 
@@ -375,6 +379,13 @@ impl Budget {
             }
         }
     }
+}
+
+/// After so long all that an earlier run of a node has lent is certainly over.
+#[must_use]
+pub fn settling_time(lease: Duration, shed_grace: Duration) -> Duration {
+    // A fiftieth for clocks that do not run alike.
+    lease + lease / 50 + shed_grace
 }
 
 fn micros(duration: Duration) -> u64 {

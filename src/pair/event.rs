@@ -67,6 +67,8 @@ pub enum Event {
         /// It came.
         came: bool,
     },
+    /// All clients that are here: those who are not among them have gone.
+    Flows(Vec<Flow>),
     /// Ask the peer for something; [`Action::Answered`] follows in any case.
     Ask {
         /// The caller's name for it.

@@ -69,6 +69,14 @@ impl Outgoing {
         }
     }
 
+    /// These are all that there are.
+    pub fn replace(&mut self, now: Time, flows: Vec<Flow>) {
+        let flows: FxHashSet<Flow> = flows.into_iter().map(plain).collect();
+        let gone: Vec<Flow> = self.held.difference(&flows).copied().collect();
+        gone.into_iter().for_each(|flow| self.remove(now, flow));
+        flows.into_iter().for_each(|flow| self.add(now, flow));
+    }
+
     fn change(&mut self, now: Time, flow: Flow, come: bool) {
         if !self.up {
             return;
@@ -303,6 +311,19 @@ mod tests {
         assert_eq!(out.deadline(), None);
         out.seen(Time(0), FlowsSeen { epoch: 1, seq: 3 });
         assert_eq!(std::iter::from_fn(|| out.next(Time(0))).count(), 3);
+    }
+
+    #[test]
+    fn a_whole_list_takes_the_place_of_what_was_known() {
+        let (mut out, mut held) = (Outgoing::default(), Incoming::default());
+        (0..10).for_each(|n| out.add(Time(0), flow(n)));
+        out.restart(Time(0));
+        held.take(&out.next(Time(0)).unwrap());
+        out.replace(Time(1), (5..20).map(flow).collect());
+        let message = out.next(out.deadline().unwrap()).unwrap();
+        assert_eq!((message.add.len(), message.remove.len()), (10, 5));
+        held.take(&message);
+        assert_eq!(all(&held), (5..20).map(flow).collect());
     }
 
     #[test]

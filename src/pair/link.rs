@@ -169,6 +169,7 @@ impl Link {
             Event::Settings(settings) => self.set_settings(settings, out),
             Event::Flow { flow, came: true } => self.flows_out.add(now, flow),
             Event::Flow { flow, came: false } => self.flows_out.remove(now, flow),
+            Event::Flows(flows) => self.flows_out.replace(now, flows),
             Event::Ask { token, request, deadline } => self.ask(token, request, deadline, out),
             Event::Reply { id, answer } => self.reply(id, &answer, out),
             Event::Limit { key, servers } => self.budget(now, budget::Event::Limit { key: &key, servers }, out),

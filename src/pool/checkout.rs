@@ -157,7 +157,7 @@ impl Registry {
     pub(super) fn settle(&mut self, now: Time, s: u32, out: &mut Vec<Action>) {
         let p = self.servers[s].pool;
         let server = &self.servers[s];
-        if self.frozen {
+        if self.is_frozen() {
             return self.move_to(s, if server.cancels_sent > 0 { Place::BeingCanceled } else { Place::Idle });
         }
         if server.used && self.is_worn(now, s) {
@@ -191,7 +191,7 @@ impl Registry {
 
     /// Takes the free server that is next in turn.
     fn take_idle(&mut self, now: Time, p: u32, client: ClientId) -> Option<Checkout> {
-        if self.frozen || self.is_halted(p) {
+        if self.is_frozen() || self.is_halted(p) {
             return None;
         }
         let idle = self.pools[p].list(Place::Idle);

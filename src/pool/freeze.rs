@@ -29,12 +29,20 @@ pub struct Standing {
 impl Registry {
     /// From now on nothing is granted or closed, and opened only for logins that are under way; servers that come back stay.
     pub fn freeze(&mut self) {
-        self.frozen = true;
+        self.freezes += 1;
     }
 
-    /// Goes on as if nothing had been: those who wait get what is idle, and what fell due is done.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.freezes > 0
+    }
+
+    /// The end of one [`Self::freeze`]. After the last it goes on as if nothing had been: those who wait get what is idle, and
+    /// what fell due is done.
     pub fn thaw(&mut self, now: Time, out: &mut Vec<Action>) {
-        self.frozen = false;
+        self.freezes = self.freezes.saturating_sub(1);
+        if self.is_frozen() {
+            return;
+        }
         for p in self.all_pools() {
             let d = self.pools[p].database;
             let before = self.load(d);

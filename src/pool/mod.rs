@@ -42,7 +42,7 @@ pub use freeze::Standing;
 pub use limits::{ClientLimits, Seat};
 pub use params::{DatabaseParams, GlobalParams, PoolParams, UserParams};
 pub use picture::{PoolCounts, PoolView, ServerState, ServerView};
-pub use registry::Registry;
+pub use registry::{Registry, Untold};
 pub use share::LimitUse;
 
 /// A database entry of the configuration (a name that clients connect to).

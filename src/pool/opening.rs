@@ -102,7 +102,7 @@ impl Registry {
     pub(super) fn supply(&mut self, now: Time, p: u32, out: &mut Vec<Action>) {
         // Who is in the middle of a login cannot be passed on: it must be able to finish, for which its pool may have to tell
         // of itself. Nobody is lent that server here.
-        if self.frozen && self.pools[p].welcome_waiters == 0 {
+        if self.is_frozen() && self.pools[p].welcome_waiters == 0 {
             return;
         }
         let pool = &self.pools[p];

@@ -22,8 +22,10 @@ pub struct Registry {
     pub(super) mode: Mode,
     /// What clients that need a server are told since the process is about to end.
     pub(super) ending: Option<Fault>,
-    /// A hand-over is under way.
-    pub(super) frozen: bool,
+    /// How many have it stand still: a hand-over, a planned move of the floating address.
+    pub(super) freezes: u32,
+    /// What this process may have of limits of which it was told no share yet.
+    pub(super) untold: Option<Untold>,
     pub(super) databases: Slab<Database>,
     pub(super) users: Slab<User>,
     pub(super) pools: Slab<Pool>,
@@ -43,6 +45,9 @@ pub struct Registry {
     last_pool: u32,
 }
 
+/// What this process may have of a limit until it is told its share.
+pub type Untold = fn(u32) -> u32;
+
 /// One of the two groups that a pool belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
@@ -59,7 +64,8 @@ impl Registry {
             globals,
             mode: Mode::Active,
             ending: None,
-            frozen: false,
+            freezes: 0,
+            untold: None,
             databases: Slab::default(),
             users: Slab::default(),
             pools: Slab::default(),
@@ -131,6 +137,13 @@ impl Registry {
         self.pool_by_owner.get(&owner).map(|&p| self.pools[p].id)
     }
 
+    /// Whose pool it is.
+    #[must_use]
+    pub fn owners(&self, pool: PoolId) -> Option<(DatabaseId, UserId)> {
+        let pool = &self.pools[*self.pool_slots.get(&pool)?];
+        Some((self.databases[pool.database].id, self.users[pool.user].id))
+    }
+
     /// A client belongs to the pool from now on: to be called when it has proved who it is, before it waits for anything.
     pub fn client_attached(&mut self, now: Time, pool: PoolId) {
         if let Some(&p) = self.pool_slots.get(&pool) {
@@ -148,11 +161,11 @@ impl Registry {
     }
 
     pub(super) fn database_slot(&mut self, id: DatabaseId) -> u32 {
-        let databases = &mut self.databases;
+        let (databases, untold) = (&mut self.databases, self.untold);
         *self.database_slots.entry(id).or_insert_with(|| {
             databases.insert(Database {
                 id,
-                group: Group::default(),
+                group: Group { untold, ..Group::default() },
                 busy: 0,
                 doomed: 0,
                 paused: false,
@@ -162,8 +175,9 @@ impl Registry {
     }
 
     pub(super) fn user_slot(&mut self, id: UserId) -> u32 {
-        let users = &mut self.users;
-        *self.user_slots.entry(id).or_insert_with(|| users.insert(User { id, group: Group::default() }))
+        let (users, untold) = (&mut self.users, self.untold);
+        let new = Group { untold, ..Group::default() };
+        *self.user_slots.entry(id).or_insert_with(|| users.insert(User { id, group: new }))
     }
 
     /// The slot of the database or user of a pool.

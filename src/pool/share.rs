@@ -2,7 +2,7 @@
 //! limit, and it may shrink at any time, so that servers above it go: idle ones at once, others at their release.
 
 use super::action::reason;
-use super::registry::{Registry, Side};
+use super::registry::{Registry, Side, Untold};
 use super::state::Place;
 use super::{Action, DatabaseId, UserId};
 use crate::clock::Time;
@@ -29,6 +29,19 @@ impl Registry {
         self.set_share(now, Side::User, slot, share, out);
     }
 
+    /// What this process may have of limits of which it was told no share, of those too that come later. What is there above
+    /// it stays; `None`: all.
+    pub fn set_untold_share(&mut self, now: Time, of: Option<Untold>) {
+        self.untold = of;
+        let databases: Vec<u32> = self.database_slots.values().copied().collect();
+        let users: Vec<u32> = self.user_slots.values().copied().collect();
+        let of_databases = databases.into_iter().map(|slot| (Side::Database, slot));
+        for (side, slot) in of_databases.chain(users.into_iter().map(|slot| (Side::User, slot))) {
+            self.group_mut(side, slot).untold = of;
+            self.wake_group(now, side, slot);
+        }
+    }
+
     /// How much of `max_db_connections` is in use.
     #[must_use]
     pub fn database_use(&self, database: DatabaseId) -> LimitUse {
@@ -48,9 +61,9 @@ impl Registry {
 
     fn set_share(&mut self, now: Time, side: Side, slot: u32, share: Option<u32>, out: &mut Vec<Action>) {
         let group = self.group_mut(side, slot);
-        let grew = share.unwrap_or(u32::MAX) > group.share.unwrap_or(u32::MAX);
+        let before = group.allowed();
         group.share = share;
-        if grew {
+        if group.allowed() > before {
             self.wake_group(now, side, slot);
         }
         self.shed(now, side, slot, out);
@@ -58,7 +71,7 @@ impl Registry {
 
     /// Closes idle servers above the share, and those that are logging in.
     fn shed(&mut self, now: Time, side: Side, slot: u32, out: &mut Vec<Action>) {
-        if self.frozen {
+        if self.is_frozen() {
             return;
         }
         while self.group(side, slot).is_over_share() {

@@ -1,5 +1,6 @@
 //! What the registry remembers of each server, client in a queue, pool, database and user.
 
+use super::registry::Untold;
 use super::slots::{Linked, Links, List};
 use super::{DatabaseId, PoolParams, UserId};
 use crate::clock::Time;
@@ -220,6 +221,8 @@ pub(super) struct Group {
     pub(super) limit: u32,
     /// What of the limit is for this process, if another node has a share of it.
     pub(super) share: Option<u32>,
+    /// What it is while there is no word of the other node about this limit.
+    pub(super) untold: Option<Untold>,
     pub(super) servers: u32,
     pub(super) idle: u32,
     pub(super) pools: Vec<u32>,
@@ -239,8 +242,9 @@ impl Group {
         self.limit > 0 && self.share.is_some() && self.servers > self.allowed()
     }
 
-    fn allowed(&self) -> u32 {
-        self.limit.min(self.share.unwrap_or(u32::MAX))
+    pub(super) fn allowed(&self) -> u32 {
+        let untold = || self.untold.map_or(u32::MAX, |of| of(self.limit));
+        self.limit.min(self.share.unwrap_or_else(untold))
     }
 }
 

@@ -111,6 +111,10 @@ impl Script {
                     name => self.registry.set_database_share(now, database(name), share, &mut self.out),
                 }
             }
+            "untold" => {
+                let of: Option<Untold> = (word(1) == "half").then_some(|limit| limit / 2);
+                self.registry.set_untold_share(now, of);
+            }
             "use" => {
                 let LimitUse { servers, blocked } = match word(1) {
                     name if name.contains('.') => self.registry.user_use(user(name)),

@@ -14,12 +14,12 @@ impl Registry {
     /// When [`Self::tick`] is wanted. It may be earlier than necessary, never later.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        (self.next_due != Time::NEVER && !self.frozen).then_some(self.next_due)
+        (self.next_due != Time::NEVER && !self.is_frozen()).then_some(self.next_due)
     }
 
     /// Does what the time has come for. Calling it late or without need does no harm.
     pub fn tick(&mut self, now: Time, out: &mut Vec<Action>) {
-        if now < self.next_due || self.frozen {
+        if now < self.next_due || self.is_frozen() {
             return;
         }
         for (p, at) in (0u32..).zip(0..self.due.len()) {

@@ -9,8 +9,8 @@
 //! - **Take over** at the peer's own wish. For one interval adverts of the peer that were under way do not undo it.
 //! - **Sole peer**: after a goodbye there is nobody to wait for, so Skew_Time is zero.
 //! - **Stalls.** A backup whose timer comes late listens for one more interval, once. An active router that has not advertised
-//!   for three of its intervals may have been replaced: it gives way to whoever is heard, whatever the priority (unless it
-//!   preempts), and if nobody is heard it steps down too, with a goodbye, unless the peer is known not to be active.
+//!   for three of its intervals may have been replaced: it gives way to whoever is heard, whatever the priority (to preempt
+//!   is what comes after), and if nobody is heard it steps down too, with a goodbye, unless the peer is known not to be active.
 //! - **Second opinion.** While the peer says by another way that it is active, silence does not make a router active.
 
 mod active;

@@ -214,7 +214,8 @@ impl World {
 
     /// What only this thread sees.
     fn examine(&mut self, p: &mut Pooler, now: Time, out: &mut Vec<Decision>) {
-        let stalled = self.t - std::mem::replace(&mut p.examined_at, self.t) > STALL;
+        // A process that began while the machine's clock stood still has looked later than now.
+        let stalled = self.t.saturating_sub(std::mem::replace(&mut p.examined_at, self.t)) > STALL;
         if let Some(since) = p.unanswered.as_mut().filter(|_| stalled) {
             *since = self.t;
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Node;
-use super::budgets::Budgets;
+use super::budgets::{Budgets, SHED_GRACE};
 use super::steward::Asked;
 use crate::clock::Time;
 use crate::config::ServerBudget;
@@ -17,13 +17,16 @@ use crate::daemon::cli::VERSION_LINE;
 use crate::daemon::console;
 use crate::daemon::run::Daemon;
 use crate::ha::{self, RouterKey};
+use crate::net::stream::Peer;
 use crate::pair::budget::{Allotment, Mode};
+use crate::pair::event::Event;
 use crate::pair::io::{Answering, Host, Identity, LinkParams, PairLink};
 use crate::pair::message::{
     self, Answer, BootId, BudgetKey, CancelKey, Flow, Name, Reason, Request, RouterId, RouterState,
 };
 use crate::pair::picture::{Direction, PathState, PeerPicture, PeerState};
 use crate::session::io::cancel::from_elsewhere;
+use crate::session::io::roster::ClientInfo;
 use crate::session::io::shared::lock;
 use crate::snapshot::HaPathRow;
 use crate::tls::PairTls;
@@ -43,9 +46,6 @@ const COMMAND_PATIENCE: Duration = Duration::from_secs(600);
 
 /// How long it may take with a cancel request.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
-
-/// In how long servers go that this node must no longer have.
-const SHED_GRACE: Duration = Duration::from_secs(1);
 
 /// How often clients that came and went are passed on, and the use of budgets is looked at.
 const ROUND: Duration = Duration::from_millis(20);
@@ -118,7 +118,7 @@ impl Link {
         let identity = Identity { node: node.name.clone(), program: VERSION_LINE.to_owned() };
         let pair = PairLink::start(&identity, BootId::new(boot), params(settings), tls, host);
         let link = Arc::new(Self { pair, asked, budgets });
-        link.compare(daemon);
+        link.compare(daemon).await;
         tokio::spawn(keep_peer_informed(Arc::downgrade(&link), Arc::clone(daemon)));
         let cancels = Arc::downgrade(&link);
         let pass_on = move |key: &Key| {
@@ -134,19 +134,19 @@ impl Link {
     /// New settings.
     pub(super) async fn reconfigure(&self, daemon: &Daemon, settings: &Settings) {
         match tls(daemon).await {
-            Ok(tls) => self.pair.reconfigure(params(settings), tls),
+            Ok(tls) => self.pair.reconfigure(params(settings), tls).await,
             Err(error) => tracing::error!("pair link: {error}; the former keys stay in force"),
         }
-        self.compare(daemon);
+        self.compare(daemon).await;
     }
 
     /// Lets the peer compare its settings with ours.
-    fn compare(&self, daemon: &Daemon) {
-        self.pair.set_settings(super::drift::settings(&daemon.config()));
+    async fn compare(&self, daemon: &Daemon) {
+        self.pair.set_settings(super::drift::settings(&daemon.config())).await;
     }
 
     /// How this node is.
-    pub(super) fn set_status(&self, daemon: &Daemon, node: &Node, status: &ha::Status, priorities: &[u8]) {
+    pub(super) async fn set_status(&self, daemon: &Daemon, node: &Node, status: &ha::Status, priorities: &[u8]) {
         let settings = node.settings();
         let routers =
             status.routers.iter().zip(&settings.routers).zip(priorities).map(|((router, config), priority)| {
@@ -160,7 +160,7 @@ impl Link {
             });
         let standing = daemon.standing();
         let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-        self.pair.set_status(message::Status {
+        let status = message::Status {
             routers: routers.collect(),
             fit: status.fit,
             reason: Reason::new(&status.reason),
@@ -170,7 +170,8 @@ impl Link {
             restarting: status.restarting,
             clients: narrow(standing.clients),
             servers: narrow(standing.servers),
-        });
+        };
+        self.pair.set_status(status).await;
     }
 
     /// Says again what the peer has said last.
@@ -236,19 +237,35 @@ impl Link {
 async fn keep_peer_informed(link: Weak<Link>, daemon: Arc<Daemon>) {
     let mut round = interval(ROUND);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Those whom a former process has left came before anything was noted, and a link may begin later than the process.
+    drop(daemon.shared.roster.movements());
+    let mut events = vec![all_flows(&daemon)];
     loop {
-        round.tick().await;
-        let Some(link) = link.upgrade() else { return };
         match daemon.shared.roster.movements() {
-            Some(movements) => {
-                for movement in movements {
-                    link.pair.flow(Flow { client: movement.peer, local: movement.local }, movement.came);
-                }
-            }
-            None => tracing::warn!("clients come and go faster than the other node can be told"),
+            Some(movements) => events.extend(movements.into_iter().map(|movement| Event::Flow {
+                flow: Flow { client: movement.peer, local: movement.local },
+                came: movement.came,
+            })),
+            None => events.push(all_flows(&daemon)),
         }
-        link.budgets.look(&daemon, |key, limit, in_use, waiting| link.pair.budget(key, limit, in_use, waiting));
+        let Some(link) = link.upgrade() else { return };
+        link.budgets.look(&daemon, |key, servers, in_use, waiting| {
+            events.push(Event::Limit { key: key.clone(), servers });
+            events.push(Event::Use { key, in_use, waiting });
+        });
+        link.pair.tell(std::mem::take(&mut events)).await;
+        drop(link);
+        round.tick().await;
     }
+}
+
+/// Everybody who is here.
+fn all_flows(daemon: &Daemon) -> Event {
+    let flow = |client: Arc<ClientInfo>| match (&client.peer, client.local) {
+        (Peer::Inet(peer), Some(local)) => Some(Flow { client: *peer, local }),
+        _ => None,
+    };
+    Event::Flows(daemon.shared.roster.clients().into_iter().filter_map(flow).collect())
 }
 
 /// The process, as the link sees it.

@@ -43,7 +43,9 @@ use super::shutdown::Phase;
 use super::watchdog::Health;
 use crate::config::ha::Ha as Settings;
 use crate::ha;
+pub(crate) use crate::handover::state::Ha as Testament;
 use crate::session::io::shared::lock;
+use crate::vrrp::Family;
 
 /// How long the thread may take to say how things stand. It answers at once, unless the machine stands still.
 const VIEW_PATIENCE: Duration = Duration::from_millis(300);
@@ -178,6 +180,31 @@ impl Node {
         let settled = timeout(patience, brief.wait_for(|brief| !brief.active || !brief.moving)).await;
         if settled.is_err() || self.brief.borrow().active {
             tracing::warn!("no other node has taken the floating address: it stays here until the end");
+        }
+    }
+
+    /// What a successor has to know.
+    pub(super) fn testament(&self) -> Testament {
+        let Some(View { ha, .. }) = self.view() else { return Testament::default() };
+        let moved = |family| {
+            let routers = ha.routers.iter().filter(|router| router.moved && router.key.family == family);
+            routers.map(|router| router.key.vrid).collect()
+        };
+        let (moved_v4, moved_v6) = (moved(Family::V4), moved(Family::V6));
+        Testament { maintenance: ha.maintenance.unwrap_or_default(), moved_v4, moved_v6 }
+    }
+
+    /// What a predecessor has left: to be said before anything is decided.
+    fn heed(&self, testament: Testament) {
+        let Testament { maintenance, moved_v4, moved_v6 } = testament;
+        if !maintenance.is_empty() {
+            self.maintain(true, maintenance);
+        }
+        let key = |family| move |vrid| ha::RouterKey { vrid, family };
+        let v4 = moved_v4.into_iter().map(key(Family::V4));
+        let moved: Vec<_> = v4.chain(moved_v6.into_iter().map(key(Family::V6))).collect();
+        if !moved.is_empty() {
+            self.consider(ha::Event::Moved(moved));
         }
     }
 

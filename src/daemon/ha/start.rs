@@ -96,7 +96,9 @@ impl Daemon {
             teller: Teller { node: name, tasks, brief, notifier },
             inherits: inherited,
         };
+        node.heed(std::mem::take(&mut *lock(&self.testament)));
         self.shared.roster.keep_journal();
+        self.settle_shares(&settings);
         // From here on others may ask.
         let _ = self.ha.set(Arc::clone(&node));
         let steward = Steward {
@@ -139,9 +141,11 @@ impl Daemon {
             return;
         };
         let settings = Arc::new(settings.clone());
+        self.presume_shares(true);
         // Its keys, and the other settings that the peer compares with its own, may have changed all the same.
         self.relink(node, Arc::clone(&settings));
         if **lock(&node.settings) == *settings {
+            node.orders.put(Order::Anew);
             return;
         }
         match HelperConfig::from_config(config) {
@@ -151,6 +155,7 @@ impl Daemon {
                 let params = params(&node.name, &settings);
                 let new = Reconfigure { settings: Arc::clone(&settings), params, fingerprint: helper.fingerprint };
                 node.orders.put(Order::Reconfigure(Box::new(new)));
+                node.orders.put(Order::Anew);
             }
             Err(error) => tracing::error!("{error}; the former virtual routers stay in force"),
         }

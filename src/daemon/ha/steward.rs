@@ -37,15 +37,15 @@ impl Steward {
                 Task::Decided(action) => self.perform(action).await,
                 Task::Status(status, priorities) => {
                     if let Some(link) = self.node.link() {
-                        link.set_status(&self.daemon, &self.node, &status, &priorities);
+                        link.set_status(&self.daemon, &self.node, &status, &priorities).await;
                     }
                 }
                 Task::Holds { router } => {
                     self.set_standby();
                     tokio::spawn(flows::reset(Arc::clone(&self.daemon), Arc::clone(&self.node), router));
                 }
-                Task::Lost { router } => {
-                    self.let_go(&[router]);
+                Task::Lost { addresses } => {
+                    self.let_go(&addresses);
                     self.set_standby();
                 }
                 Task::Anew => self.tell_facts(),
@@ -86,8 +86,8 @@ impl Steward {
         routers.flat_map(|router| router.addresses.iter().copied()).collect()
     }
 
-    fn let_go(&self, routers: &[usize]) {
-        let clients = clients::abandon(&self.daemon, &self.addresses(routers));
+    fn let_go(&self, addresses: &[IpAddr]) {
+        let clients = clients::abandon(&self.daemon, addresses);
         if clients > 0 {
             tracing::info!("{clients} clients of floating addresses that are not here any more were let go of");
         }
@@ -103,7 +103,7 @@ impl Steward {
                     let _ = quiescing.await;
                 }
                 if moved {
-                    self.let_go(&routers);
+                    self.let_go(&self.addresses(&routers));
                 }
                 lock(&self.still).take();
             }

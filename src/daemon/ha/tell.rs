@@ -1,5 +1,6 @@
 //! What the thread tells: lines of the log, tasks for the runtime, the operator's program, and who asks for the picture.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
@@ -21,9 +22,9 @@ pub(super) enum Task {
     Status(Box<ha::Status>, Vec<u8>),
     /// This router holds its addresses now.
     Holds { router: usize },
-    /// This router's addresses are not here any more.
-    Lost { router: usize },
-    /// The decision has begun anew, and knows nothing of what it was told.
+    /// These addresses are not here any more.
+    Lost { addresses: Vec<IpAddr> },
+    /// The settings have changed, or the decision has begun anew and knows nothing of what it was told.
     Anew,
 }
 
@@ -92,7 +93,7 @@ impl Teller {
         match news {
             News::Transition { from, to, reason } => {
                 if *from == State::Active {
-                    self.task(Task::Lost { router });
+                    self.task(Task::Lost { addresses: seat.config.addresses.clone() });
                 }
                 self.notify(seat, *to, &reason.to_string(), settings);
             }
@@ -115,6 +116,15 @@ impl Teller {
                 "virtual router {name}: the addresses cannot be had on {}: {error}",
                 seat.config.interface
             ),
+        }
+    }
+
+    /// New settings of a router leave out addresses that it has: who came in by them is let go of.
+    pub(super) fn addresses_gone(&self, seat: &Seat, new: &VirtualRouter) {
+        let old = seat.config.addresses.iter();
+        let addresses: Vec<IpAddr> = old.filter(|address| !new.addresses.contains(address)).copied().collect();
+        if seat.state() == State::Active && !addresses.is_empty() {
+            self.task(Task::Lost { addresses });
         }
     }
 

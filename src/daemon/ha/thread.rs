@@ -42,6 +42,8 @@ pub(super) enum Order {
     Consider(ha::Event),
     /// Tell the peer how this node is, whether or not that has changed.
     Tell,
+    /// A reload is in force: what the runtime sees is to be looked at again.
+    Anew,
     /// How do things stand?
     View(SyncSender<View>),
     /// New settings of the virtual routers.
@@ -391,6 +393,7 @@ impl Thread {
         match order {
             Order::Consider(event) => self.consider(now, event),
             Order::Tell => self.teller.status(&self.ha, &self.seats),
+            Order::Anew => self.teller.task(Task::Anew),
             Order::View(reply) => {
                 self.settle(now);
                 self.teller.publish(&self.seats, &self.ha);
@@ -450,6 +453,7 @@ impl Thread {
             let known = old.iter().position(|seat| same(&seat.config, config));
             let mut seat = match known.map(|at| old.swap_remove(at)) {
                 Some(mut seat) => {
+                    self.teller.addresses_gone(&seat, config);
                     if seat.config != *config || peer_is_new {
                         seat.reconfigure(now, config, sole_peer, &mut self.holder);
                     }
@@ -462,6 +466,8 @@ impl Thread {
         }
         for mut gone in old {
             gone.feed(now, Event::Stop { goodbye: true }, &mut self.holder);
+            let at = usize::from(gone.index);
+            std::mem::take(&mut gone.news).iter().for_each(|news| self.teller.news(at, &gone, news, &self.settings));
         }
         (self.lease, self.settings) = (settings.lease(), settings);
         self.params = params.clone();
@@ -479,6 +485,5 @@ impl Thread {
                 self.consider(now, ha::Event::Router { router, to: picture.state, reason });
             }
         }
-        self.teller.task(Task::Anew);
     }
 }

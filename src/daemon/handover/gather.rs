@@ -290,5 +290,6 @@ fn describe(daemon: &Daemon, state: &mut State) {
             }
         }
     });
+    state.ha = daemon.ha().map(|node| node.testament()).unwrap_or_default();
     state.configuration = Bytes::from(to_toml(&config).as_bytes());
 }

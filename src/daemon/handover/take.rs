@@ -311,11 +311,13 @@ enum Part {
 fn understand(daemon: &Arc<Daemon>, state: State, sockets: Vec<OwnedFd>, part: Part) -> io::Result<Adopted> {
     let (paused, databases, disabled) =
         (state.paused, state.paused_databases.clone(), state.disabled_databases.clone());
+    let ha = state.ha.clone();
     let adopted = adopt(&daemon.shared, state, sockets, part == Part::All)?;
     if part == Part::Following {
         // What this process's own console has said since then holds.
         return Ok(adopted);
     }
+    *lock(&daemon.testament) = ha;
     let mut numbers = lock(&daemon.numbers);
     daemon.shared.pools.with(|registry, now, out| {
         for name in &disabled {

@@ -39,6 +39,18 @@ struct Loan {
     until: Time,
 }
 
+/// The smaller half of a limit: what belongs to a node whatever the other one is called.
+#[must_use]
+pub fn surely_own(limit: u32) -> u32 {
+    limit / 2
+}
+
+/// What a node never lends: what it may have although it does not know what an earlier run of it has lent.
+#[must_use]
+pub fn never_lent(limit: u32) -> u32 {
+    (limit / 10).max(1).min(surely_own(limit))
+}
+
 /// One budget.
 #[derive(Debug, Default)]
 pub(super) struct Line {
@@ -109,7 +121,8 @@ impl Line {
     /// Both halves: ours, and the peer's.
     fn halves(&self, rank: Rank) -> (u32, u32) {
         let limit = self.limit.unwrap_or(0);
-        let (small, large) = (limit / 2, limit - limit / 2);
+        let small = surely_own(limit);
+        let large = limit - small;
         match rank {
             Rank::First => (large, small),
             Rank::Second => (small, large),
@@ -119,7 +132,7 @@ impl Line {
 
     /// What is never lent.
     fn reserve(&self, half: u32) -> u32 {
-        (self.limit.unwrap_or(0) / 10).max(1).min(half)
+        never_lent(self.limit.unwrap_or(0)).min(half)
     }
 
     /// What the peer may have of our share.

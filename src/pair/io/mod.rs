@@ -29,9 +29,7 @@ use super::budget;
 use super::drift::{DriftKey, Setting};
 use super::event::{self, Action, Event, PathId};
 use super::link::{self, Link};
-use super::message::{
-    Answer, BootId, BudgetKey, FRAME_HEAD_LEN, Flow, Message, Reason, Request, RouterId, Status, frame_len,
-};
+use super::message::{Answer, BootId, FRAME_HEAD_LEN, Flow, Message, Reason, Request, RouterId, Status, frame_len};
 use super::picture::{Direction, PeerPicture};
 use crate::clock::Time;
 use crate::tls::{PairTls, export_label};
@@ -53,7 +51,7 @@ const REDIAL_MAX: Duration = Duration::from_secs(1);
 /// Messages that may wait to be written on one path; a path that does not take them is closed.
 const UNSENT_MAX: usize = 256;
 
-/// Events that may wait for the machine.
+/// Inputs that may wait for the machine.
 const EVENTS_MAX: usize = 1024;
 
 /// Addresses of the peer that are dialled.
@@ -68,7 +66,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What comes to the machine's task.
 enum Input {
-    Event(Event),
+    Events(Vec<Event>),
     /// A path is ready, with where its messages go.
     Path(Event, mpsc::Sender<Vec<u8>>, JoinHandle<()>),
     DialFailed(SocketAddr, String),
@@ -157,9 +155,9 @@ impl PairLink {
     }
 
     /// New settings: connections that are there stay if they lead where they should.
-    pub fn reconfigure(&self, params: LinkParams, tls: PairTls) {
+    pub async fn reconfigure(&self, params: LinkParams, tls: PairTls) {
         *lock(&self.shared.tls) = tls;
-        self.put(Event::Params(machine(&params)));
+        self.tell(vec![Event::Params(machine(&params))]).await;
         self.carry(params);
     }
 
@@ -181,30 +179,23 @@ impl PairLink {
         carriers.params = Some(params);
     }
 
-    /// What does not fit is lost: the machine is stuck then, and the peer will notice.
-    fn put(&self, event: Event) {
-        let _ = self.inputs.try_send(Input::Event(event));
+    /// What the machine is to know, in this order: how this node is, its settings, who came and went, what is used of budgets.
+    /// Waits while the machine has much to do; nothing is lost.
+    pub async fn tell(&self, events: Vec<Event>) {
+        if !events.is_empty() {
+            // The machine ends with this handle.
+            let _ = self.inputs.send(Input::Events(events)).await;
+        }
     }
 
     /// How this node is.
-    pub fn set_status(&self, status: Status) {
-        self.put(Event::Status(Box::new(status)));
+    pub async fn set_status(&self, status: Status) {
+        self.tell(vec![Event::Status(Box::new(status))]).await;
     }
 
     /// This node's settings, to be compared.
-    pub fn set_settings(&self, settings: Vec<Setting>) {
-        self.put(Event::Settings(settings));
-    }
-
-    /// A client has come or gone.
-    pub fn flow(&self, flow: Flow, came: bool) {
-        self.put(Event::Flow { flow, came });
-    }
-
-    /// The limit of a budget, and what is used of it.
-    pub fn budget(&self, key: BudgetKey, limit: Option<u32>, in_use: u32, waiting: u32) {
-        self.put(Event::Limit { key: key.clone(), servers: limit });
-        self.put(Event::Use { key, in_use, waiting });
+    pub async fn set_settings(&self, settings: Vec<Setting>) {
+        self.tell(vec![Event::Settings(settings)]).await;
     }
 
     /// The peer as it was last seen.
@@ -281,11 +272,13 @@ impl Engine {
             let now = Time::now();
             match input {
                 None => self.link.step(now, Event::Timer, &mut actions),
-                Some(Input::Event(event)) => {
-                    if let Event::Disconnected { path, .. } = &event {
-                        self.end(*path);
+                Some(Input::Events(events)) => {
+                    for event in events {
+                        if let Event::Disconnected { path, .. } = &event {
+                            self.end(*path);
+                        }
+                        self.link.step(now, event, &mut actions);
                     }
-                    self.link.step(now, event, &mut actions);
                 }
                 Some(Input::Path(event, sender, reader)) => {
                     if let Event::Connected { path, .. } = &event {
@@ -368,7 +361,7 @@ impl Engine {
         tokio::spawn(async move {
             let answer = answering.await;
             // The link may have ended meanwhile.
-            let _ = inputs.send(Input::Event(Event::Reply { id, answer })).await;
+            let _ = inputs.send(Input::Events(vec![Event::Reply { id, answer }])).await;
         });
     }
 }
@@ -428,7 +421,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Somebody who is not the peer: counted, and told of now and then.
 fn stranger(shared: &Shared, from: SocketAddr, error: &str) {
-    let _ = shared.inputs.try_send(Input::Event(Event::Stranger));
+    let _ = shared.inputs.try_send(Input::Events(vec![Event::Stranger]));
     let now = Time::now();
     let mut said = lock(&shared.said_stranger);
     if said.is_none_or(|at| now.since(at) >= STRANGER_GAP) {
@@ -551,7 +544,7 @@ where
     let reader = tokio::spawn(async move {
         if begun.await.is_ok() {
             let error = read(path, reading, &inputs).await;
-            let _ = inputs.send(Input::Event(Event::Disconnected { path, error })).await;
+            let _ = inputs.send(Input::Events(vec![Event::Disconnected { path, error }])).await;
         }
     });
     let connected = Event::Connected { path, direction, address, key: Box::new(key) };
@@ -572,7 +565,7 @@ async fn read(path: PathId, mut stream: impl AsyncRead + Unpin, inputs: &mpsc::S
             };
         }
         let Ok(Some(len)) = frame_len(&head) else {
-            let _ = inputs.send(Input::Event(Event::Damaged(path))).await;
+            let _ = inputs.send(Input::Events(vec![Event::Damaged(path)])).await;
             return "a frame of impossible length".to_owned();
         };
         let mut body = vec![0; len];
@@ -583,7 +576,7 @@ async fn read(path: PathId, mut stream: impl AsyncRead + Unpin, inputs: &mpsc::S
             Ok(message) => Event::Heard { path, message: Box::new(message) },
             Err(_) => Event::Damaged(path),
         };
-        if inputs.send(Input::Event(event)).await.is_err() {
+        if inputs.send(Input::Events(vec![event])).await.is_err() {
             return "the link has ended".to_owned();
         }
     }

@@ -408,7 +408,7 @@ impl Two {
                     Action::Close { path, .. } => {
                         self.wire.retain(|(_, _, other, _)| *other != path);
                         let error = "it hung up".to_owned();
-                        self.links[1 - side].step(self.now, Event::Disconnected { path, error }, &mut Vec::new());
+                        self.step(1 - side, Event::Disconnected { path, error });
                     }
                     Action::Asked { id, .. } => {
                         let event = Event::Reply { id, answer: Answer::yes("done") };

@@ -41,3 +41,42 @@ fn a_share_of_nothing_is_nothing_and_without_a_limit_there_is_no_share() {
          2 wait -> @2 open s2 p1",
     );
 }
+
+#[test]
+fn until_a_share_is_told_a_presumed_one_holds() {
+    check(
+        "0 untold half
+         0 db a limit=4
+         0 pool a.x size=10
+         0 checkout a.x c1 -> queued; open s1 p1
+         0 ready s1 -> c1 granted s1
+         0 checkout a.x c2 -> queued; open s2 p1
+         0 ready s2 -> c2 granted s2
+         0 checkout a.x c3 -> queued
+         1 share a of=3
+         1 wait -> @1 open s3 p1
+         1 ready s3 -> c3 granted s3
+         1 checkout a.x c4 -> queued
+         2 share a of=-
+         2 use a -> 3 servers, 1 blocked
+         3 untold all
+         3 wait -> @3 open s4 p1",
+    );
+}
+
+#[test]
+fn a_presumed_share_closes_nothing() {
+    check(
+        "0 db a limit=4
+         0 pool a.x size=10
+         0 checkout a.x c1 -> queued; open s1 p1
+         0 ready s1 -> c1 granted s1
+         0 checkout a.x c2 -> queued; open s2 p1
+         0 ready s2 -> c2 granted s2
+         0 checkout a.x c3 -> queued; open s3 p1
+         0 ready s3 -> c3 granted s3
+         1 untold half
+         1 release s3 idle
+         1 use a -> 3 servers, 0 blocked",
+    );
+}

@@ -387,8 +387,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Roster {
     /// A client came.
     pub fn add_client(&self, client: Arc<ClientInfo>) {
+        lock(&self.clients).insert(client.id, Arc::clone(&client));
+        // After it is listed: whoever forgets what was noted and then lists all misses nobody.
         self.note(&client, true);
-        lock(&self.clients).insert(client.id, client);
     }
 
     /// A client left.

@@ -43,7 +43,8 @@ impl Holding {
 impl Router {
     pub(super) fn active_hears(&mut self, now: Time, rival: Rival, out: &mut Vec<Action>) {
         let (from, priority, own) = (rival.address, rival.priority, self.priority());
-        let may_give_way = !self.params.preempt && !self.is_owner();
+        // With preempt too: it comes back by preempting, which breaks nothing, and its addresses may be gone already.
+        let may_give_way = !self.is_owner();
         let Phase::Active(holding) = &self.phase else { return };
         let firm = now < holding.firm_until;
         let silent_for = now.since(holding.sent);
