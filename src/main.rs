@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
         Ok(Invocation::Version) => cli::answer(&cli::version_text()),
         Ok(Invocation::Help(text)) => cli::answer(&text),
-        Ok(Invocation::Check { file, quiet }) => start::check(&file, quiet),
+        Ok(Invocation::Check(options)) => start::check(&options),
         Ok(Invocation::Convert { file }) => start::convert(&file),
         Ok(Invocation::Doctor(options)) => doctor::run(&options),
         Ok(Invocation::AddressHelper(options)) => helper::run(&options),

@@ -5,7 +5,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgtandem::config::check;
 use pgtandem::config::diff::Effect;
 use pgtandem::config::model::{DEFAULT_PEER_PORT, DEFAULT_SERVER_PORT};
 use pgtandem::config::print::to_toml;
@@ -13,6 +12,7 @@ use pgtandem::config::{
     AuthType, Config, HostSpec, LoadBalanceHosts, Plan, PoolMode, Problem, Settings, Severity, SslMode, apply_reload,
     diff, explain_set, load,
 };
+use pgtandem::config::{check, check_alone};
 
 type Loaded = Result<(Config, Vec<Problem>), Vec<Problem>>;
 
@@ -598,6 +598,23 @@ fn check_reads_the_files_that_settings_name() {
         check_with("[pgbouncer]\nauth_file = users\n", &[("users", b"; c\n\n\"a\" \"b\"\n\"x\"\"y\" \"\" junk")]);
     assert_eq!(good.problems, []);
     assert!(good.config.is_some());
+}
+
+#[test]
+fn check_alone_reads_what_is_included_and_nothing_else() {
+    let mut opened = Vec::new();
+    let report = check_alone(Path::new("a.ini"), &mut |path| {
+        opened.push(path.to_owned());
+        match path.to_str() {
+            Some("a.ini") => Ok(b"%include b.ini\n[pgbouncer]\nauth_file = users\n".to_vec()),
+            Some("b.ini") => Ok(b"[pgbouncer]\nlisten_port = x\n".to_vec()),
+            _ => Err(io::Error::other("not for this check")),
+        }
+    });
+    assert_eq!(opened, [Path::new("a.ini"), Path::new("b.ini")]);
+    assert!(report.config.is_none());
+    let [problem] = &report.problems[..] else { panic!("{:?}", report.problems) };
+    assert!(problem.to_string().contains("parameter listen_port in configuration (b.ini:2)"), "{problem}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failing case must stop")]
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -28,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Node {
     asked: Mutex<Vec<String>>,
     allotted: Mutex<Option<u32>>,
+    came: Mutex<Vec<IpAddr>>,
 }
 
 impl Node {
@@ -51,6 +52,10 @@ impl Host for Node {
     }
 
     fn peer_changed(&self, _: &Arc<PeerPicture>) {}
+
+    fn flows_came(&self, addresses: Vec<IpAddr>) {
+        self.came.lock().unwrap().extend(addresses);
+    }
 
     fn allotted(&self, _: &BudgetKey, allotment: Allotment) -> u32 {
         *self.allotted.lock().unwrap() = Some(allotment.servers);
@@ -128,7 +133,7 @@ async fn two_nodes_tell_each_other_what_they_have_to() {
 
 #[tokio::test]
 async fn clients_of_the_other_node_are_known_when_it_is_gone() {
-    let ([left, right], addresses, _) = pair([SECRET, SECRET]).await;
+    let ([left, right], addresses, nodes) = pair([SECRET, SECRET]).await;
     let links = [left, right];
     up(&links).await;
     let local: SocketAddr = "192.0.2.10:6432".parse().unwrap();
@@ -145,6 +150,8 @@ async fn clients_of_the_other_node_are_known_when_it_is_gone() {
     let mut taken = right.take_flows(local.ip()).await;
     taken.sort();
     assert_eq!(taken, flows.skip(1).collect::<Vec<_>>());
+    assert!(nodes[1].came.lock().unwrap().iter().all(|address| *address == local.ip()));
+    assert!(!nodes[1].came.lock().unwrap().is_empty() && nodes[0].came.lock().unwrap().is_empty());
     // A process that comes after it is found by itself.
     let _left = link("left", addresses[0], &addresses[1..], SECRET, Arc::default());
     until_peer(&right, "up again", |peer| peer.state == PeerState::Up).await;

@@ -51,12 +51,23 @@ pub struct Report {
     pub problems: Vec<Problem>,
 }
 
+/// Read a configuration, and none of the files that it names but those that it includes: for a machine that does not have them.
+pub fn check_alone(path: &Path, read: &mut ReadFile<'_>) -> Report {
+    let mut problems = Vec::new();
+    let (config, _) = understand(path, read, &mut problems);
+    report(config, problems)
+}
+
 /// Read a configuration and every file that it names. `inspect` judges their content; [`inspect`] is a plain judge that
 /// knows PEM, to which the caller adds the parsers that it has.
 pub fn check(path: &Path, read: &mut ReadFile<'_>, inspect: &mut InspectFile<'_>) -> Report {
     let mut problems = Vec::new();
     let (config, places) = understand(path, read, &mut problems);
     files(&config, &places, read, inspect, &mut problems);
+    report(config, problems)
+}
+
+fn report(config: Config, mut problems: Vec<Problem>) -> Report {
     super::problem::sort(&mut problems);
     let config = (!has_errors(&problems)).then_some(config);
     Report { config, problems }

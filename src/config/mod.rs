@@ -27,7 +27,7 @@ pub mod value;
 use std::io;
 use std::path::Path;
 
-pub use check::check;
+pub use check::{check, check_alone};
 pub use choice::{AuthType, ListenWhen, LoadBalanceHosts, LogFormat, PoolMode, ServerBudget, SslMode, SyslogFacility};
 pub use diff::{Plan, apply_reload, diff};
 pub use ha::{Ha, HaSettings, VirtualRouter};

@@ -28,12 +28,7 @@ pub enum Invocation {
     /// Serve.
     Run(Run),
     /// Check a configuration file, serve nothing.
-    Check {
-        /// The configuration file.
-        file: PathBuf,
-        /// Say only what is wrong.
-        quiet: bool,
-    },
+    Check(Check),
     /// Print a configuration file in the native TOML form.
     Convert {
         /// The configuration file.
@@ -47,6 +42,17 @@ pub enum Invocation {
     Version,
     /// Print this text.
     Help(String),
+}
+
+/// What to check.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Check {
+    /// The configuration file.
+    pub file: PathBuf,
+    /// Say only what is wrong.
+    pub quiet: bool,
+    /// Open none of the files that it names, such as keys: this machine does not have them.
+    pub without_files: bool,
 }
 
 /// How to serve.
@@ -165,7 +171,14 @@ fn command(program: &str) -> Command {
         .arg(Arg::new("verbose").long("verbose").short('v').action(ArgAction::Count))
         .arg(Arg::new("user").long("user").short('u').allow_hyphen_values(true))
         .arg(file())
-        .subcommand(Command::new("check").override_help(help(program)).arg(flag("quiet", 'q')).arg(file()))
+        .subcommand(
+            Command::new("check")
+                .override_help(help(program))
+                .infer_long_args(true)
+                .arg(flag("quiet", 'q'))
+                .arg(Arg::new("without-files").long("without-files").action(ArgAction::SetTrue))
+                .arg(file()),
+        )
         .subcommand(Command::new("convert").override_help(help(program)).arg(file()))
         .subcommand(
             Command::new("address-helper")
@@ -194,7 +207,7 @@ fn help(program: &str) -> String {
 
 Usage:
   {program} [OPTION]... CONFIG_FILE
-  {program} check [-q] CONFIG_FILE
+  {program} check [-q] [--without-files] CONFIG_FILE
   {program} convert CONFIG_FILE
   {program} doctor [-q] [--json] [--timeout=SECONDS] [-u USERNAME] CONFIG_FILE
   {program} address-helper CONFIG_FILE
@@ -210,6 +223,7 @@ Options:
 
 Commands:
   check                say all that is wrong with CONFIG_FILE (with -q only that), then exit
+                       --without-files: look at no file that it names, such as keys, for a machine that lacks them
   convert              print CONFIG_FILE in the native TOML form, then exit
   doctor               look at all that serving CONFIG_FILE needs: user, files, directories, ports, limits,
                        certificates, servers and logins, clock; say what is wrong and what to do. Changes nothing.
@@ -227,7 +241,11 @@ To serve from a file that is named as a command, write ./check.
 fn invocation(matches: &ArgMatches) -> Option<Invocation> {
     let file = |matches: &ArgMatches| matches.get_one::<PathBuf>("file").cloned();
     match matches.subcommand() {
-        Some(("check", sub)) => Some(Invocation::Check { file: file(sub)?, quiet: sub.get_flag("quiet") }),
+        Some(("check", sub)) => Some(Invocation::Check(Check {
+            file: file(sub)?,
+            quiet: sub.get_flag("quiet"),
+            without_files: sub.get_flag("without-files"),
+        })),
         Some(("doctor", sub)) => Some(Invocation::Doctor(doctor::Options {
             file: file(sub)?,
             quiet: sub.get_flag("quiet"),
@@ -329,9 +347,12 @@ mod tests {
 
     #[test]
     fn commands_win_over_files_of_the_same_name() {
-        assert_eq!(parsed("p check f"), Ok(Invocation::Check { file: "f".into(), quiet: false }));
-        assert_eq!(parsed("p check -q f"), Ok(Invocation::Check { file: "f".into(), quiet: true }));
-        assert_eq!(parsed("p check check"), Ok(Invocation::Check { file: "check".into(), quiet: false }));
+        let check =
+            |file: &str, quiet, without_files| Ok(Invocation::Check(Check { file: file.into(), quiet, without_files }));
+        assert_eq!(parsed("p check f"), check("f", false, false));
+        assert_eq!(parsed("p check -q f"), check("f", true, false));
+        assert_eq!(parsed("p check check"), check("check", false, false));
+        assert_eq!(parsed("p check --without-files -q f"), check("f", true, true));
         assert_eq!(parsed("p convert f"), Ok(Invocation::Convert { file: "f".into() }));
         let doctor = |line: &str| match parsed(line) {
             Ok(Invocation::Doctor(options)) => options,

@@ -364,10 +364,15 @@ fn runtime(worker_threads: u32, workers: &Arc<Workers>) -> anyhow::Result<Runtim
 
 /// `pgtandem check FILE`: every problem at once; status 1 if there is an error among them.
 #[must_use]
-pub fn check(file: &Path, quiet: bool) -> ExitCode {
-    let report = config::check::check(file, &mut |path| fs::read(path), &mut inspect);
+pub fn check(options: &cli::Check) -> ExitCode {
+    let (file, quiet) = (&*options.file, options.quiet);
+    let report = if options.without_files {
+        config::check_alone(file, &mut |path| fs::read(path))
+    } else {
+        config::check(file, &mut |path| fs::read(path), &mut inspect)
+    };
     let mut lines: Vec<_> = report.problems.iter().map(|p| (p.severity, p.to_string())).collect();
-    if let Some(config) = report.config {
+    if let Some(config) = report.config.filter(|_| !options.without_files) {
         // What only shows when the parts are put together: a key that does not fit its certificate, a cipher nobody has.
         match Boot::new(config, Files::default()) {
             // Those of the file of users have been told with their lines.

@@ -1,7 +1,8 @@
 //! The peer's client connections, so that this node can reset them when it takes over from a peer that is dead: a client that
 //! waits for a reply then learns at once that none will come.
 //!
-//! The sender ([`Outgoing`]) keeps its own list and sends what has changed, gathered for [`BATCH`], or all of it on a new link.
+//! The sender ([`Outgoing`]) keeps its own list and sends what has changed, at once after a rest of [`BATCH`] and else gathered for
+//! so long, or all of it on a new link.
 //! At most [`WINDOW`] messages are under way unacknowledged; what changes meanwhile waits as a change of the list, not as a
 //! message, so nothing grows beyond the list. The receiver ([`Incoming`]) notices a gap by the numbers and asks for all.
 
@@ -18,7 +19,7 @@ use crate::clock::Time;
 /// The most flows of one node that are known to the other.
 pub const HELD_MAX: usize = 131_072;
 
-/// For how long changes are gathered.
+/// For how long changes are gathered after a message.
 pub const BATCH: Duration = Duration::from_millis(20);
 
 /// The most messages that are sent before the first is acknowledged.
@@ -48,6 +49,8 @@ pub struct Outgoing {
     /// The beginning of this epoch was sent.
     begun: bool,
     send_at: Option<Time>,
+    /// Changes are not sent before.
+    rests_until: Time,
 }
 
 impl Outgoing {
@@ -84,7 +87,8 @@ impl Outgoing {
         // Come and gone again before it was told: telling that it is gone does no harm, and forgetting it could, if the peer
         // knows it from before.
         self.changes.insert(flow, come);
-        self.send_at.get_or_insert(now + BATCH);
+        // A node may die right after a client has come to it: with nothing to gather, nothing is gained by waiting.
+        self.send_at.get_or_insert(now.max(self.rests_until));
     }
 
     /// How many there are.
@@ -157,6 +161,7 @@ impl Outgoing {
             if self.changes.remove(&flow) == Some(true) { add.push(flow) } else { remove.push(flow) }
         }
         self.changes.shrink_to(FLOWS_MAX);
+        self.rests_until = now + BATCH;
         self.begun = true;
         self.seq += 1;
         Some(Flows { epoch: self.epoch, seq: self.seq, add: FlowList::new(add), remove: FlowList::new(remove) })
@@ -291,6 +296,21 @@ mod tests {
         assert_eq!(out.deadline(), Some(now), "one look more, and then rest");
         assert!(out.next(now).is_none());
         assert_eq!(out.deadline(), None);
+    }
+
+    #[test]
+    fn a_client_that_comes_after_a_rest_is_told_of_at_once() {
+        let mut out = Outgoing::default();
+        out.restart(Time(0));
+        assert!(out.next(Time(0)).is_some() && out.next(Time(0)).is_none());
+        let late = Time(0) + BATCH;
+        out.add(late, flow(1));
+        assert_eq!(out.next(late).unwrap().add.len(), 1);
+        assert!(out.next(late).is_none());
+        out.add(late, flow(2));
+        assert!(out.next(late).is_none(), "the next ones are gathered");
+        assert_eq!(out.deadline(), Some(late + BATCH));
+        assert_eq!(out.next(late + BATCH).unwrap().add.len(), 1);
     }
 
     #[test]

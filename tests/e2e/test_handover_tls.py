@@ -43,7 +43,7 @@ def succeed(pooler, timeout: float = 20) -> subprocess.Popen:
     former = pooler.process
     pooler.process = process.spawn([binary(), "-R", pooler.ini], user=pooler.user, stderr=pooler.stderr,
                                    cwd=pooler.folder)
-    poll_until(lambda: f"[{pooler.pid}] LOG process up" in pooler.log() or pooler.process.poll() is not None,
+    poll_until(lambda: pooler.says_up(pooler.pid) or pooler.process.poll() is not None,
                "the successor serves", timeout)
     assert pooler.process.poll() is None, pooler.log()[-3000:]
     return former

@@ -209,7 +209,7 @@ def test_unix_socket_and_its_mode(start_pooler):
 def test_unix_socket_only(start_pooler, site):
     pooler = start_pooler(start=False, listen_addr=None)
     site_path = pooler.sockets / f".s.PGSQL.{pooler.port}"
-    pooler._listens = lambda: site_path.exists()
+    pooler._serves = lambda: pooler.says_up(pooler.pid) and site_path.exists()
     pooler.start()
     with psycopg.connect(pooler.dsn(host=str(pooler.sockets))) as connection:
         assert connection.execute("select 1").fetchone() == (1,)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::Time;
+use crate::daemon::intake::Closure;
 use crate::daemon::run::Daemon;
 use crate::fault::{Culprit, Fault};
 use crate::session::io::roster::{ClientInfo, Doing, Ending};
@@ -31,20 +32,24 @@ fn moved() -> Fault {
 }
 
 /// Everybody stands still until this is dropped: no server is given out, and nobody is let in.
-pub(super) struct Stillness(Arc<Daemon>);
+pub(super) struct Stillness {
+    daemon: Arc<Daemon>,
+    closure: Option<Closure>,
+}
 
 impl Stillness {
     fn begin(daemon: &Arc<Daemon>) -> Self {
         daemon.shared.pools.with(|registry, _, _| registry.freeze());
-        Self(Arc::clone(daemon))
+        Self { daemon: Arc::clone(daemon), closure: None }
     }
 }
 
 impl Drop for Stillness {
     fn drop(&mut self) {
-        self.0.shared.pools.with(|registry, now, out| registry.thaw(now, out));
-        self.0.shared.pools.nudge();
-        self.0.intake.open();
+        self.daemon.shared.pools.with(|registry, now, out| registry.thaw(now, out));
+        self.daemon.shared.pools.nudge();
+        // Opens as the last step, where nobody else keeps it closed.
+        self.closure = None;
     }
 }
 
@@ -63,12 +68,12 @@ fn is_busy(client: &ClientInfo) -> bool {
 /// Lets the transactions of these addresses' clients end, begins no new ones, and tells the clients 57P01, so that the address
 /// can move and nothing is cut. At `deadline` it moves whoever is not done. How many were told, and how many were cut short.
 pub(super) async fn quiesce(daemon: &Arc<Daemon>, addresses: &[IpAddr], deadline: Time) -> (Stillness, usize, usize) {
-    let stillness = Stillness::begin(daemon);
+    let mut stillness = Stillness::begin(daemon);
     while Time::now() < deadline && of_addresses(daemon, addresses).iter().any(|client| is_busy(client)) {
         sleep(COUNT_EVERY).await;
     }
     // Whoever connects from here on waits in the listeners' queue, and finds the other node when the address is there.
-    daemon.intake.close();
+    stillness.closure = Some(daemon.intake.close());
     let mut clients = of_addresses(daemon, addresses);
     // Not the consoles: one of them may have ordered this and wait for it. They end with the address.
     clients.retain(|client| client.pool().is_some());

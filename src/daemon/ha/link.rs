@@ -10,12 +10,14 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::Node;
 use super::budgets::{Budgets, SHED_GRACE};
 use super::steward::Asked;
+use super::thread::Order;
 use crate::clock::Time;
 use crate::config::ServerBudget;
 use crate::config::ha::Ha as Settings;
 use crate::daemon::cli::VERSION_LINE;
 use crate::daemon::console;
 use crate::daemon::run::Daemon;
+use crate::daemon::service::Role;
 use crate::ha::{self, RouterKey};
 use crate::net::stream::Peer;
 use crate::pair::budget::{Allotment, Mode};
@@ -47,7 +49,8 @@ const COMMAND_PATIENCE: Duration = Duration::from_secs(600);
 /// How long it may take with a cancel request.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often clients that came and went are passed on, and the use of budgets is looked at.
+/// How often clients that came and went are passed on at least, and the use of budgets is looked at. The first one in such a time
+/// is passed on at once.
 const ROUND: Duration = Duration::from_millis(20);
 
 /// The link of this node.
@@ -240,6 +243,7 @@ async fn keep_peer_informed(link: Weak<Link>, daemon: Arc<Daemon>) {
     // Those whom a former process has left came before anything was noted, and a link may begin later than the process.
     drop(daemon.shared.roster.movements());
     let mut events = vec![all_flows(&daemon)];
+    let mut is_due = true;
     loop {
         match daemon.shared.roster.movements() {
             Some(movements) => events.extend(movements.into_iter().map(|movement| Event::Flow {
@@ -249,13 +253,19 @@ async fn keep_peer_informed(link: Weak<Link>, daemon: Arc<Daemon>) {
             None => events.push(all_flows(&daemon)),
         }
         let Some(link) = link.upgrade() else { return };
-        link.budgets.look(&daemon, |key, servers, in_use, waiting| {
-            events.push(Event::Limit { key: key.clone(), servers });
-            events.push(Event::Use { key, in_use, waiting });
-        });
+        if is_due {
+            link.budgets.look(&daemon, |key, servers, in_use, waiting| {
+                events.push(Event::Limit { key: key.clone(), servers });
+                events.push(Event::Use { key, in_use, waiting });
+            });
+        }
         link.pair.tell(std::mem::take(&mut events)).await;
         drop(link);
-        round.tick().await;
+        is_due = tokio::select! {
+            biased;
+            _ = round.tick() => true,
+            () = daemon.shared.roster.moved(), if is_due => false,
+        };
     }
 }
 
@@ -327,6 +337,13 @@ impl Host for PairHost {
         }
         if up {
             node.consider(ha::Event::PeerStatus(Box::new(status_of(&peer.status))));
+        }
+    }
+
+    fn flows_came(&self, addresses: Vec<IpAddr>) {
+        // As long as the peer has the address, they are where they should be.
+        if let Some(node) = self.node.upgrade().filter(|node| node.role() == Role::Active) {
+            node.orders.put(Order::Latecomers { addresses });
         }
     }
 

@@ -42,8 +42,9 @@ impl Steward {
                 }
                 Task::Holds { router } => {
                     self.set_standby();
-                    tokio::spawn(flows::reset(Arc::clone(&self.daemon), Arc::clone(&self.node), router));
+                    self.reset(router);
                 }
+                Task::Reset { router } => self.reset(router),
                 Task::Lost { addresses } => {
                     self.let_go(&addresses);
                     self.set_standby();
@@ -78,6 +79,10 @@ impl Steward {
                 Health::Bad(format!("nobody listens on {address}, port {port}: listen_addr needs it, or *"))
             }
         }
+    }
+
+    fn reset(&self, router: usize) {
+        tokio::spawn(flows::reset(Arc::clone(&self.daemon), Arc::clone(&self.node), router));
     }
 
     fn addresses(&self, routers: &[usize]) -> Vec<IpAddr> {

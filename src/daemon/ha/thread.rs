@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -44,12 +45,15 @@ pub(super) enum Order {
     Tell,
     /// A reload is in force: what the runtime sees is to be looked at again.
     Anew,
+    /// The other node has found clients at these addresses: those who were still in its queue when the address left it, or came
+    /// the moment before.
+    Latecomers { addresses: Vec<IpAddr> },
     /// How do things stand?
     View(SyncSender<View>),
     /// New settings of the virtual routers.
     Reconfigure(Box<Reconfigure>),
     /// Reset these clients of the dead peer: by index of the router, our port, and their ends.
-    Sweep { router: usize, port: u16, flows: Vec<(std::net::IpAddr, u16)> },
+    Sweep { router: usize, port: u16, flows: Vec<(IpAddr, u16)> },
     /// Another process is about to take over: send nothing more, and let the helper bridge so long.
     Bridge { ms: u32, done: SyncSender<bool> },
     /// It did not come: go on.
@@ -405,6 +409,16 @@ impl Thread {
                 let requests = flows.chunks(SWEEP_CHUNK);
                 self.sweeps.extend(requests.map(|some| Request::Sweep { router, port, flows: some.to_vec() }));
                 self.sweep();
+            }
+            Order::Latecomers { addresses } => {
+                let is_meant = |seat: &Seat| {
+                    seat.held
+                        && seat.state() == State::Active
+                        && seat.config.addresses.iter().any(|address| addresses.contains(address))
+                };
+                for seat in self.seats.iter().filter(|seat| is_meant(seat)) {
+                    self.teller.task(Task::Reset { router: usize::from(seat.index) });
+                }
             }
             Order::Bridge { ms, done } => {
                 self.bridging = self.welcomed && self.holder.is_there();

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::clock::Time;
 use crate::config::print::to_toml;
 use crate::daemon::cli::VERSION_LINE;
+use crate::daemon::intake::Closure;
 use crate::daemon::run::Daemon;
 use crate::handover::state::{Bytes, State};
 use crate::ids::ClientId;
@@ -49,6 +50,8 @@ impl Busy {
 /// A process that stands still, or is about to.
 pub(super) struct Gathering {
     daemon: Arc<Daemon>,
+    /// Nobody is let in.
+    closure: Option<Closure>,
     parcels: UnboundedReceiver<Parcel>,
     resting: Vec<Parcel>,
     /// Idle servers, and whether they are packed.
@@ -71,10 +74,11 @@ impl Gathering {
     /// Lets nobody in, gives no server out, and waits until every session rests, `hold` at most.
     pub(super) async fn begin(daemon: &Arc<Daemon>, hold: Duration) -> Self {
         let support = dismiss_unmovable(daemon).await;
-        daemon.intake.close();
+        let closure = daemon.intake.close();
         let parcels = daemon.shared.freeze(support);
         let mut gathering = Self {
             daemon: Arc::clone(daemon),
+            closure: Some(closure),
             parcels,
             resting: Vec::new(),
             idle: Vec::new(),
@@ -189,12 +193,13 @@ impl Gathering {
         for parcel in self.resting.drain(..) {
             parcel.decide(Verdict::GoOn);
         }
-        self.daemon.intake.open();
+        self.closure = None;
     }
 
     /// The successor has all that was packed. Those who were busy come to rest later.
     pub(super) fn let_go(&mut self) -> (usize, usize) {
         self.over = true;
+        self.closure.take().into_iter().for_each(Closure::for_good);
         let shared = &self.daemon.shared;
         let (mut clients, mut servers) = (0, 0);
         for (_, mut server, passable) in self.idle.drain(..) {

@@ -1,7 +1,7 @@
 //! What the driver needs of the process that it runs in, and its settings.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,9 @@ pub trait Host: Send + Sync + 'static {
     /// The peer has said how it is, or is there, or is lost. Called for each sign of life too: its word is worth no more than it is
     /// fresh.
     fn peer_changed(&self, peer: &Arc<PeerPicture>);
+
+    /// The peer has clients at these addresses that were not known before ([`super::PairLink::take_flows`]).
+    fn flows_came(&self, addresses: Vec<IpAddr>);
 
     /// This node may have so many servers of a budget from now on. Returns how many it has then; none above it may be opened.
     fn allotted(&self, key: &BudgetKey, allotment: Allotment) -> u32;

@@ -201,11 +201,13 @@ struct Arrival {
 /// the connection.
 pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
     let params = shared.params();
+    let (peer, local) = (stream.peer(), stream.local_addr());
+    shared.roster.note(&peer, local, true);
     let mut seat = SeatGuard::enter(shared);
     let mut arrival = Arrival {
         id: ClientId(shared.ids.draw()),
         shared: Arc::clone(shared),
-        peer: stream.peer(),
+        peer,
         stream: Some(stream),
         input: Buffer::default(),
         user: String::new(),
@@ -231,6 +233,7 @@ pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
             let _parting = shared.roster.part();
             drop(presence);
             arrival.turn_away(failed, crate::clock::Time::now().since(began).as_secs()).await;
+            shared.roster.note(&peer, local, false);
             None
         }
     }

@@ -367,6 +367,7 @@ pub struct Roster {
     parting: AtomicUsize,
     journaled: AtomicBool,
     journal: Mutex<Journal>,
+    moved: Notify,
 }
 
 /// A client that is no longer known and has not had its last words yet.
@@ -389,13 +390,13 @@ impl Roster {
     pub fn add_client(&self, client: Arc<ClientInfo>) {
         lock(&self.clients).insert(client.id, Arc::clone(&client));
         // After it is listed: whoever forgets what was noted and then lists all misses nobody.
-        self.note(&client, true);
+        self.note(&client.peer, client.local, true);
     }
 
     /// A client left.
     pub fn remove_client(&self, id: ClientId) {
         if let Some(client) = lock(&self.clients).remove(&id) {
-            self.note(&client, false);
+            self.note(&client.peer, client.local, false);
         }
         self.left.notify_waiters();
     }
@@ -405,17 +406,25 @@ impl Roster {
         self.journaled.store(true, Ordering::Release);
     }
 
-    fn note(&self, client: &ClientInfo, came: bool) {
+    /// Notes that a client came or went. One that is only logging in is not listed, and must learn of its node's death too.
+    pub fn note(&self, peer: &Peer, local: Option<SocketAddr>, came: bool) {
         if !self.journaled.load(Ordering::Acquire) {
             return;
         }
-        let (Peer::Inet(peer), Some(local)) = (&client.peer, client.local) else { return };
+        let (Peer::Inet(peer), Some(local)) = (peer, local) else { return };
         let mut journal = lock(&self.journal);
         if journal.movements.len() < MOVEMENTS_MAX {
             journal.movements.push(Movement { peer: *peer, local, came });
         } else {
             journal.overflowed = true;
         }
+        drop(journal);
+        self.moved.notify_one();
+    }
+
+    /// Waits until somebody has come or gone since [`Self::movements`] was called; may be early.
+    pub async fn moved(&self) {
+        self.moved.notified().await;
     }
 
     /// Who came and went since the last call, in order. `None`: more than could be noted, so that only [`Self::clients`] tells.

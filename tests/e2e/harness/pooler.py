@@ -56,15 +56,20 @@ class Pooler:
     def start(self, arguments: list | None = None, env: dict | None = None) -> Pooler:
         self.process = process.spawn([binary(), *(arguments or []), self.ini], user=self.user, stderr=self.stderr,
                                      cwd=self.folder, env=env)
-        process.poll_until(self._listens, "the pooler listens", timeout=15)
+        process.poll_until(self._serves, "the pooler serves", timeout=15)
         return self
 
-    def _listens(self) -> bool:
+    def says_up(self, pid: int) -> bool:
+        """Whether this process has logged that it serves."""
+        return any("process up" in line and line.endswith(f"pid {pid}") for line in self.log().splitlines())
+
+    def _serves(self) -> bool:
         if self.process.poll() is not None:
             # Not an Exception: poll_until must not go on polling a dead process.
             raise PoolerEnded(f"the pooler ended with {self.process.returncode}:\n{self.log()[-3000:]}")
         with socket.create_connection(("127.0.0.1", self.port), timeout=1):
-            return True
+            # TCP sockets are open before the Unix socket is, and before signals are handled.
+            return self.says_up(self.pid)
 
     def stop(self, how: int = signal.SIGQUIT) -> int | None:
         if self.process is None:

@@ -36,7 +36,7 @@ def is_up(pooler: Pooler, successor: subprocess.Popen) -> bool:
     """Has it taken over? A process that ended instead fails the test."""
     if successor.poll() is not None:
         raise SuccessorEnded(f"the successor ended with {successor.returncode}:\n{successor_log(successor)}")
-    return any(f"pid {successor.pid}" in line for line in pooler.log().splitlines() if "process up" in line)
+    return pooler.says_up(successor.pid)
 
 
 def hand_over(pooler: Pooler, wait: bool = True) -> subprocess.Popen:
