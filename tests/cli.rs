@@ -31,7 +31,10 @@ fn version_and_help_go_to_stdout() {
         for option in ["-d, --daemon", "-q, --quiet", "-R, --reboot", "-u, --user", "-v, --verbose", "-V, --version"] {
             assert!(help.contains(option), "{option} is missing in {help}");
         }
-        assert!(help.contains("check [-q] CONFIG_FILE") && help.contains("convert CONFIG_FILE"), "{help}");
+        assert!(
+            help.contains("check [-q] [--without-files] CONFIG_FILE") && help.contains("convert CONFIG_FILE"),
+            "{help}"
+        );
         assert!(help.contains("address-helper CONFIG_FILE"), "{help}");
     }
 }

@@ -101,7 +101,7 @@ settings! {
     ignore_startup_parameters: NameList = Some(""), List, ANY, Reload, None, Works, Pgbouncer, "Startup parameters to accept from clients and ignore.";
     job_name: String = Some("pgbouncer"), Text, ANY, Boot, None, Later("another name in the log"), Pgbouncer, "The name of the program in its log.";
     listen_addr: NameList = Some(""), List, ANY, Boot, None, Works, Pgbouncer, "Addresses to listen on; `*` = all, empty = Unix socket only.";
-    listen_backlog: u32 = Some("128"), Int, (1, i32::MAX as i64), Boot, None, Works, Pgbouncer, "The backlog given to listen(2).";
+    listen_backlog: u32 = Some("128"), Int, (1, i32::MAX as i64), Boot, None, Works, Pgbouncer, "The backlog given to listen(2); on a node of a pair at least 4096.";
     listen_port: u16 = Some("6432"), Int, (0, 65535), Boot, None, Works, Pgbouncer, "The port to listen on; it names the Unix socket, too.";
     log_connections: bool = Some("1"), Bool, ANY, Reload, None, Works, Pgbouncer, "Log successful logins.";
     log_disconnections: bool = Some("1"), Bool, ANY, Reload, None, Works, Pgbouncer, "Log disconnections with their reasons.";

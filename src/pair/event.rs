@@ -1,6 +1,6 @@
 //! What happens to the machine of the link ([`super::link`]), and what it wants done.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -149,8 +149,8 @@ pub enum Action {
         /// The answer, or why there is none.
         answer: Result<Answer, String>,
     },
-    /// The peer has clients at these addresses that were not known before.
-    FlowsCame(Vec<IpAddr>),
+    /// The peer has these clients, which were not known before.
+    FlowsCame(Vec<Flow>),
     /// This node may have so many servers.
     Allot {
         /// Of this budget.

@@ -346,11 +346,8 @@ impl Link {
                 }
             }
             Message::Flows(flows) => {
-                let mut addresses: Vec<_> = flows.add.iter().map(|flow| flow.local.ip().to_canonical()).collect();
-                addresses.sort_unstable();
-                addresses.dedup();
-                if !addresses.is_empty() {
-                    out.push(Action::FlowsCame(addresses));
+                if !flows.add.is_empty() {
+                    out.push(Action::FlowsCame(flows.add.iter().copied().collect()));
                 }
                 if let Some(seen) = self.flows_in.take(&flows) {
                     out.push(Action::Send { path, message: Message::FlowsSeen(seen) });

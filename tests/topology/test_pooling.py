@@ -139,7 +139,7 @@ HOWS = ("kill", "stop", "cut", "power-off", "switch-over")
 @pytest.mark.timeout(1500)
 def test_no_transaction_is_lost_or_doubled(lab, full, capsys):
     seed = int(os.environ.get("PGTANDEM_SEED", random.randrange(1 << 30)))
-    order = list(HOWS) * (10 if full else 1)
+    order = os.environ.get("PGTANDEM_FAILURES", " ".join(HOWS)).split() * (10 if full else 1)
     random.Random(seed).shuffle(order)
     cluster = Cluster(lab).start()
     try:
@@ -150,6 +150,10 @@ def test_no_transaction_is_lost_or_doubled(lab, full, capsys):
         a, b = pair(lab, wish)
         nodes = {"a": a, "b": b}
         until(lambda: a.ha("peer_link") == ["up"], "the link is up")
+        # One host plays the part of many: a port that it takes again within a minute may be in TIME-WAIT on the node that takes
+        # over, whose kernel then answers the client instead of resetting it.
+        subprocess.run(["ip", "netns", "exec", lab.namespace("c"), "sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535"],
+                       check=True)
         book = lab.folder / "ledger"
         chown(lab.folder)
         seconds = len(order) * 8 + 5
@@ -170,7 +174,7 @@ def test_no_transaction_is_lost_or_doubled(lab, full, capsys):
             learned = idle.learned()
             pause(2.5)
             gaps = [tuple(map(float, line.split()[2:])) for line in book.read_text().splitlines()
-                    if line.startswith("gap ") and not line.startswith("gap stuck")]
+                    if line.startswith("gap ") and not line.startswith(("gap stuck", "gap slow"))]
             slowest = max((ended - taken for start, ended in gaps if start >= began - 0.5), default=0)
             rows.append((how, active.host, taken - began, learned - taken, slowest, began))
             recover(lab, how, active)
@@ -181,6 +185,7 @@ def test_no_transaction_is_lost_or_doubled(lab, full, capsys):
         meter.over.set()
         meter.join()
         lines = [line.split() for line in book.read_text().splitlines() if line[:3] != "gap"]
+        slow = [line for line in book.read_text().splitlines() if line.startswith("gap slow")]
         stuck = [line for line in book.read_text().splitlines() if line.startswith("gap stuck")]
         told = {int(number): state for number, state in lines}
         found = [number for (number,) in cluster.sql("SELECT number FROM ledger", "app")]
@@ -191,6 +196,7 @@ def test_no_transaction_is_lost_or_doubled(lab, full, capsys):
                 print(f"  {how:12} of {host}: takeover {takeover * 1000:6.1f} ms, an idle client learned {idle_s * 1000:7.1f} ms after it, "
                       f"the last of {CLIENTS} was back {slowest * 1000:7.1f} ms after it")
             print(f"  clients that did not learn for 10 s: {len(stuck)}; failures began at {[round(row[5], 3) for row in rows]}: {stuck}")
+            print("\n".join(f"  {line}" for line in slow))
             print(f"  most server connections at the primary: {meter.most} of {LIMIT}")
         there = set(found)
         assert len(found) == len(there), "a transaction is there twice"

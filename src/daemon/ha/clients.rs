@@ -80,7 +80,7 @@ pub(super) async fn quiesce(daemon: &Arc<Daemon>, addresses: &[IpAddr], deadline
     for client in &clients {
         // Nobody who waits is given a server now: its statement was not begun anywhere.
         let at_once = client.doing() == Doing::Waiting;
-        client.end(Ending { fault: moving(), at_once });
+        client.end(Ending { fault: moving(), at_once, unreachable: false });
     }
     let told = clients.len();
     let patience = deadline.since(Time::now()).max(LAST_WORDS_MAX);
@@ -104,7 +104,7 @@ async fn all_gone(daemon: &Daemon, clients: &[Arc<ClientInfo>]) {
 pub(super) fn abandon(daemon: &Daemon, addresses: &[IpAddr]) -> usize {
     let clients = of_addresses(daemon, addresses);
     for client in &clients {
-        client.end(Ending { fault: moved(), at_once: true });
+        client.end(Ending { fault: moved(), at_once: true, unreachable: true });
     }
     clients.len()
 }

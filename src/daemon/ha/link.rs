@@ -10,7 +10,6 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::Node;
 use super::budgets::{Budgets, SHED_GRACE};
 use super::steward::Asked;
-use super::thread::Order;
 use crate::clock::Time;
 use crate::config::ServerBudget;
 use crate::config::ha::Ha as Settings;
@@ -340,10 +339,12 @@ impl Host for PairHost {
         }
     }
 
-    fn flows_came(&self, addresses: Vec<IpAddr>) {
-        // As long as the peer has the address, they are where they should be.
-        if let Some(node) = self.node.upgrade().filter(|node| node.role() == Role::Active) {
-            node.orders.put(Order::Latecomers { addresses });
+    fn flows_came(&self, flows: &[Flow]) {
+        // As long as only the peer has the address, they are where they should be.
+        if let (Some(daemon), Some(node)) = (self.daemon.upgrade(), self.node.upgrade())
+            && node.role() == Role::Active
+        {
+            super::flows::reset_latecomers(&daemon, &node, flows);
         }
     }
 

@@ -42,9 +42,8 @@ impl Steward {
                 }
                 Task::Holds { router } => {
                     self.set_standby();
-                    self.reset(router);
+                    tokio::spawn(flows::reset(Arc::clone(&self.daemon), Arc::clone(&self.node), router));
                 }
-                Task::Reset { router } => self.reset(router),
                 Task::Lost { addresses } => {
                     self.let_go(&addresses);
                     self.set_standby();
@@ -79,10 +78,6 @@ impl Steward {
                 Health::Bad(format!("nobody listens on {address}, port {port}: listen_addr needs it, or *"))
             }
         }
-    }
-
-    fn reset(&self, router: usize) {
-        tokio::spawn(flows::reset(Arc::clone(&self.daemon), Arc::clone(&self.node), router));
     }
 
     fn addresses(&self, routers: &[usize]) -> Vec<IpAddr> {

@@ -22,8 +22,6 @@ pub(super) enum Task {
     Status(Box<ha::Status>, Vec<u8>),
     /// This router holds its addresses now.
     Holds { router: usize },
-    /// It holds them, and clients that the other node had by them are known only now.
-    Reset { router: usize },
     /// These addresses are not here any more.
     Lost { addresses: Vec<IpAddr> },
     /// The settings have changed, or the decision has begun anew and knows nothing of what it was told.

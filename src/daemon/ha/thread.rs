@@ -45,15 +45,12 @@ pub(super) enum Order {
     Tell,
     /// A reload is in force: what the runtime sees is to be looked at again.
     Anew,
-    /// The other node has found clients at these addresses: those who were still in its queue when the address left it, or came
-    /// the moment before.
-    Latecomers { addresses: Vec<IpAddr> },
     /// How do things stand?
     View(SyncSender<View>),
     /// New settings of the virtual routers.
     Reconfigure(Box<Reconfigure>),
     /// Reset these clients of the dead peer: by index of the router, our port, and their ends.
-    Sweep { router: usize, port: u16, flows: Vec<(IpAddr, u16)> },
+    Sweep { router: usize, port: u16, flows: Vec<(IpAddr, u16)>, again: bool },
     /// Another process is about to take over: send nothing more, and let the helper bridge so long.
     Bridge { ms: u32, done: SyncSender<bool> },
     /// It did not come: go on.
@@ -108,6 +105,8 @@ pub(super) struct Thread {
     sweeps: VecDeque<Request>,
     sweeping: bool,
     swept: u32,
+    /// Not only repeated.
+    sweeps_are_new: bool,
     /// What was last said of the data path, the helper and the interfaces.
     said: BTreeMap<Subject, Fit>,
 }
@@ -145,6 +144,7 @@ impl Thread {
             sweeps: VecDeque::new(),
             sweeping: false,
             swept: 0,
+            sweeps_are_new: false,
             said: BTreeMap::new(),
         }
     }
@@ -368,10 +368,12 @@ impl Thread {
                 self.sweeping = false;
                 self.sweep();
                 if !self.sweeping {
-                    let sent = std::mem::take(&mut self.swept);
+                    let (sent, is_new) = (std::mem::take(&mut self.swept), std::mem::take(&mut self.sweeps_are_new));
                     self.with_seat(router, |seat, _| {
                         let name = &seat.config.name;
-                        tracing::info!("{name}: {sent} clients of the other node were told that it is gone");
+                        if is_new {
+                            tracing::info!("{name}: {sent} clients of the other node were told that it is gone");
+                        }
                     });
                 }
             }
@@ -404,21 +406,13 @@ impl Thread {
                 Teller::show(&self.seats, &self.ha, &reply);
             }
             Order::Reconfigure(new) => self.reconfigure(now, *new),
-            Order::Sweep { router, port, flows } => {
-                let Ok(router) = u8::try_from(router) else { return };
+            Order::Sweep { router, port, flows, again } => {
+                let is_ours = self.seats.get(router).is_some_and(|seat| seat.held && seat.state() == State::Active);
+                let Some(router) = u8::try_from(router).ok().filter(|_| is_ours) else { return };
                 let requests = flows.chunks(SWEEP_CHUNK);
                 self.sweeps.extend(requests.map(|some| Request::Sweep { router, port, flows: some.to_vec() }));
+                self.sweeps_are_new |= !again;
                 self.sweep();
-            }
-            Order::Latecomers { addresses } => {
-                let is_meant = |seat: &Seat| {
-                    seat.held
-                        && seat.state() == State::Active
-                        && seat.config.addresses.iter().any(|address| addresses.contains(address))
-                };
-                for seat in self.seats.iter().filter(|seat| is_meant(seat)) {
-                    self.teller.task(Task::Reset { router: usize::from(seat.index) });
-                }
             }
             Order::Bridge { ms, done } => {
                 self.bridging = self.welcomed && self.holder.is_there();

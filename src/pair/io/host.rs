@@ -1,13 +1,13 @@
 //! What the driver needs of the process that it runs in, and its settings.
 
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pair::budget::{Allotment, Mode};
-use crate::pair::message::{Answer, BudgetKey, CancelKey, RouterId};
+use crate::pair::message::{Answer, BudgetKey, CancelKey, Flow, RouterId};
 use crate::pair::picture::PeerPicture;
 
 /// An answer that comes later.
@@ -29,8 +29,8 @@ pub trait Host: Send + Sync + 'static {
     /// fresh.
     fn peer_changed(&self, peer: &Arc<PeerPicture>);
 
-    /// The peer has clients at these addresses that were not known before ([`super::PairLink::take_flows`]).
-    fn flows_came(&self, addresses: Vec<IpAddr>);
+    /// The peer has these clients, which were not known before. They stay known ([`super::PairLink::take_flows`]).
+    fn flows_came(&self, flows: &[Flow]);
 
     /// This node may have so many servers of a budget from now on. Returns how many it has then; none above it may be opened.
     fn allotted(&self, key: &BudgetKey, allotment: Allotment) -> u32;

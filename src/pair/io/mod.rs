@@ -325,7 +325,7 @@ impl Engine {
                 self.host.peer_changed(&picture);
             }
             Action::Asked { id, request } => self.asked(id, request),
-            Action::FlowsCame(addresses) => self.host.flows_came(addresses),
+            Action::FlowsCame(flows) => self.host.flows_came(&flows),
             Action::Answered { token, answer } => {
                 if let Some(reply) = self.asked.remove(&token) {
                     // Whoever asked may be gone.

@@ -526,6 +526,12 @@ impl Session {
                 reply::put_error(&mut self.out.bytes, fault);
             }
         }
+        if self.info.ending().is_some_and(|ending| ending.unreachable) {
+            // Otherwise the kernel would go on with it for minutes, and answer in its name if the address comes back and the
+            // client has taken the same port again. It may be gone already.
+            let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+            return;
+        }
         // A client that does not read is not waited for.
         let farewell = async {
             poll_fn(|cx| self.poll_to_client(cx)).await?;

@@ -146,7 +146,7 @@ impl Session {
             Err(why) => {
                 tracing::debug!("{} cannot be passed on: {why}", self.info);
                 self.frozen = false;
-                self.info.end(Ending { fault: cannot_move(), at_once: false });
+                self.info.end(Ending { fault: cannot_move(), at_once: false, unreachable: false });
             }
         }
         false

@@ -72,6 +72,8 @@ pub struct Ending {
     pub fault: Fault,
     /// Now, or only when it has no transaction open.
     pub at_once: bool,
+    /// Nothing reaches it any more, as its address is elsewhere: its connection is dropped without a word.
+    pub unreachable: bool,
 }
 
 impl ClientInfo {
