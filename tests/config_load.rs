@@ -10,9 +10,8 @@ use pgtandem::config::model::{DEFAULT_PEER_PORT, DEFAULT_SERVER_PORT};
 use pgtandem::config::print::to_toml;
 use pgtandem::config::{
     AuthType, Config, HostSpec, LoadBalanceHosts, Plan, PoolMode, Problem, Settings, Severity, SslMode, apply_reload,
-    diff, explain_set, load,
+    check, check_alone, diff, explain_set, load,
 };
-use pgtandem::config::{check, check_alone};
 
 type Loaded = Result<(Config, Vec<Problem>), Vec<Problem>>;
 

@@ -281,7 +281,7 @@ fn perform_other(daemon: &Arc<Daemon>, action: &Action) -> ActionResult {
         Action::KillClient(id) => match daemon.shared.roster.client(ClientId(*id)) {
             Some(victim) => {
                 let fault = Fault::fatal(Culprit::Us, "admin forced disconnect").with_sqlstate("57P01");
-                victim.end(Ending { fault, at_once: true, unreachable: false });
+                victim.end(Ending::at_once(fault));
                 ActionResult::Done
             }
             None => ActionResult::Refused(Refusal::NoSuchClient),

@@ -205,6 +205,13 @@ impl Listener {
 /// The least backlog of a node of a pair; the kernel cuts it to net.core.somaxconn, 4096 by default.
 const HA_BACKLOG_MIN: u32 = 4096;
 
+/// The queue of a TCP listener (setting listen_backlog). After a takeover all clients of a pair come at once: those beyond the
+/// queue would wait a second for their next SYN.
+pub(super) fn tcp_backlog(config: &Config) -> u32 {
+    let least = if config.ha.is_some() { HA_BACKLOG_MIN } else { 0 };
+    config.settings.listen_backlog.max(least)
+}
+
 /// All sockets on which clients come in. They stay open here for as long as the process serves, so that they can be handed on;
 /// accept loops work on second descriptors of them.
 #[derive(Debug, Default)]
@@ -222,11 +229,8 @@ impl Listeners {
     /// A name in listen_addr is not known; no socket could be opened and none is inherited.
     pub fn open(config: &Config, inherited: Vec<Listener>) -> anyhow::Result<Self> {
         let settings = &config.settings;
-        // After a takeover all clients come at once: those beyond the queue would wait a second for their next SYN.
-        let backlog =
-            if config.ha.is_some() { settings.listen_backlog.max(HA_BACKLOG_MIN) } else { settings.listen_backlog };
         let options = ListenOptions {
-            backlog: i32::try_from(backlog).unwrap_or(i32::MAX),
+            backlog: i32::try_from(tcp_backlog(config)).unwrap_or(i32::MAX),
             reuse_port: settings.so_reuseport,
             defer_accept: settings.tcp_defer_accept,
             freebind: false,

@@ -213,7 +213,7 @@ fn tell(mut untold: Vec<Arc<ClientInfo>>, many: usize) {
         since: client.request_at().max(client.connected_at),
     });
     for client in untold.into_iter().take(many) {
-        client.end(Ending { fault: goodbye(), at_once: false, unreachable: false });
+        client.end(Ending::between_transactions(goodbye()));
     }
 }
 
@@ -231,7 +231,7 @@ async fn close_the_rest(stage: Phase, shared: &Arc<Shared>) {
     let held = |client: &Arc<ClientInfo>| Some((client.pool()?, shared.roster.server(client.link()?)?));
     let servers = clients.iter().filter_map(held).collect();
     for client in clients {
-        client.end(Ending { fault: goodbye(), at_once: true, unreachable: false });
+        client.end(Ending::at_once(goodbye()));
     }
     cancel::stop(shared, servers, STOP_MAX).await;
 }
@@ -240,7 +240,7 @@ async fn close_the_rest(stage: Phase, shared: &Arc<Shared>) {
 async fn see_off(shared: &Shared) {
     shared.pools.with(|registry, _, out| registry.turn_away(&goodbye(), out));
     for client in shared.roster.clients() {
-        client.end(Ending { fault: goodbye(), at_once: true, unreachable: false });
+        client.end(Ending::at_once(goodbye()));
     }
     let _ = timeout(LAST_WORDS_MAX, shared.roster.deserted()).await;
 }

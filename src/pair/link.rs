@@ -346,11 +346,11 @@ impl Link {
                 }
             }
             Message::Flows(flows) => {
-                if !flows.add.is_empty() {
-                    out.push(Action::FlowsCame(flows.add.iter().copied().collect()));
-                }
                 if let Some(seen) = self.flows_in.take(&flows) {
                     out.push(Action::Send { path, message: Message::FlowsSeen(seen) });
+                    if !flows.add.is_empty() {
+                        out.push(Action::FlowsCame(flows.add.iter().copied().collect()));
+                    }
                 }
             }
             Message::FlowsSeen(seen) => self.flows_out.seen(now, seen),

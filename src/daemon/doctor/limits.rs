@@ -8,6 +8,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use super::report::{Finding, Subject};
 use super::unit::Unit;
 use crate::config::Config;
+use crate::daemon::listeners::tcp_backlog;
 use crate::daemon::process::expected_descriptors;
 use crate::daemon::start::most_servers;
 
@@ -42,7 +43,7 @@ pub(super) fn collect(config: &Config, unit: Option<&Unit>) -> LimitFacts {
         max_client_conn: config.settings.max_client_conn.into(),
         servers: most_servers(config),
         somaxconn: read("core/somaxconn").trim().parse().ok(),
-        listen_backlog: config.settings.listen_backlog.into(),
+        listen_backlog: tcp_backlog(config).into(),
         local_ports: range(&read("ipv4/ip_local_port_range")),
         busiest_host: busiest_host(config),
     }

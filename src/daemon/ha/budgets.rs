@@ -125,7 +125,7 @@ fn tell_keepers(daemon: &Daemon, group: &Group, excess: u32) {
     for client in of_group.iter().take(excess) {
         let text = "terminating connection due to administrator command";
         let fault = Fault::fatal(Culprit::Us, text).with_sqlstate("57P01").with_detail(SHARE_BACK).retryable();
-        client.end(Ending { fault, at_once: false, unreachable: false });
+        client.end(Ending::between_transactions(fault));
     }
 }
 

@@ -80,7 +80,8 @@ pub(super) async fn quiesce(daemon: &Arc<Daemon>, addresses: &[IpAddr], deadline
     for client in &clients {
         // Nobody who waits is given a server now: its statement was not begun anywhere.
         let at_once = client.doing() == Doing::Waiting;
-        client.end(Ending { fault: moving(), at_once, unreachable: false });
+        let end = if at_once { Ending::at_once } else { Ending::between_transactions };
+        client.end(end(moving()));
     }
     let told = clients.len();
     let patience = deadline.since(Time::now()).max(LAST_WORDS_MAX);
@@ -104,7 +105,7 @@ async fn all_gone(daemon: &Daemon, clients: &[Arc<ClientInfo>]) {
 pub(super) fn abandon(daemon: &Daemon, addresses: &[IpAddr]) -> usize {
     let clients = of_addresses(daemon, addresses);
     for client in &clients {
-        client.end(Ending { fault: moved(), at_once: true, unreachable: true });
+        client.end(Ending::unreachable(moved()));
     }
     clients.len()
 }

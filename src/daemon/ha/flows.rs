@@ -13,6 +13,9 @@ use crate::pair::message::Flow;
 /// When clients are told again, after the time before.
 const REPEAT_AFTER: [Duration; 2] = [Duration::from_millis(600), Duration::from_millis(1500)];
 
+/// More clients are told once only: the helper tells 65,536 after one takeover, latecomers among them.
+const REPEATED_MAX: usize = 16_384;
+
 /// The address is here: clients that the other node had by it are told. Each is sent an acknowledgment that means nothing; it
 /// answers, and draws a reset from this machine, which knows nothing of its connection.
 pub(super) async fn reset(daemon: Arc<Daemon>, node: Arc<Node>, router: usize) {
@@ -28,6 +31,9 @@ pub(super) async fn reset(daemon: Arc<Daemon>, node: Arc<Node>, router: usize) {
     }
     drop(link);
     sweep(&node, router, port, &flows, false);
+    if flows.len() > REPEATED_MAX {
+        return;
+    }
     // A kernel answers a connection's stray packets only twice a second (tcp_invalid_ratelimit), and packets get lost.
     for pause in REPEAT_AFTER {
         sleep(pause).await;

@@ -147,7 +147,7 @@ impl Gathering {
             tracing::warn!("{} clients are busy for longer than handover_timeout and are told to go", busy.len());
         }
         for client in busy.iter().filter_map(|busy| self.daemon.shared.roster.client(busy.id)) {
-            client.end(Ending { fault: cannot_move(), at_once: true, unreachable: false });
+            client.end(Ending::at_once(cannot_move()));
         }
         self.collect(FAREWELL).await;
     }
@@ -265,7 +265,7 @@ async fn dismiss_tls(daemon: &Daemon, reason: &str) {
     }
     tracing::warn!("{} clients with TLS cannot be passed on and are told to connect again: {reason}", stuck.len());
     for client in &stuck {
-        client.end(Ending { fault: cannot_move(), at_once: false, unreachable: false });
+        client.end(Ending::between_transactions(cannot_move()));
     }
     let deadline = Instant::now() + FAREWELL;
     loop {

@@ -33,8 +33,8 @@ const RIVAL_PAUSE: Duration = Duration::from_millis(20);
 /// How long an answer is waited for before an address is taken.
 const CHECK_MAX: Duration = Duration::from_secs(1);
 
-/// Clients that are swept after one takeover: all that a node knows of, three times, and some more.
-const SWEPT_MAX: u32 = 524_288;
+/// Clients that are swept after one takeover.
+const SWEPT_MAX: u32 = 65_536;
 
 /// What is to be said to the pooler.
 pub(super) type Words = VecDeque<(Event, Vec<RawFd>)>;

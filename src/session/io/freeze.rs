@@ -146,7 +146,7 @@ impl Session {
             Err(why) => {
                 tracing::debug!("{} cannot be passed on: {why}", self.info);
                 self.frozen = false;
-                self.info.end(Ending { fault: cannot_move(), at_once: false, unreachable: false });
+                self.info.end(Ending::between_transactions(cannot_move()));
             }
         }
         false

@@ -71,7 +71,7 @@ impl Host<Server> for SessionHost {
         // In a client's hands: that client cannot go on.
         let holder = shared.roster.server(server).and_then(|info| info.link());
         if let Some(client) = holder.and_then(|id| shared.roster.client(id)) {
-            client.end(Ending { fault: Fault::fatal(Culprit::Us, reason), at_once: true, unreachable: false });
+            client.end(Ending::at_once(Fault::fatal(Culprit::Us, reason)));
         }
     }
 
@@ -83,7 +83,7 @@ impl Host<Server> for SessionHost {
         let client = client.and_then(|id| shared.roster.client(id));
         if let Some(client) = client.filter(|client| client.keeps_server()) {
             let fault = Fault::fatal(Culprit::Us, "database configuration changed");
-            client.end(Ending { fault, at_once: false, unreachable: false });
+            client.end(Ending::between_transactions(fault));
         }
     }
 
@@ -109,7 +109,7 @@ impl Host<Server> for SessionHost {
                 for client in shared.roster.clients() {
                     if client.pool() == Some(pool) {
                         let fault = Fault::fatal(Culprit::Us, "database removed");
-                        client.end(Ending { fault, at_once: true, unreachable: false });
+                        client.end(Ending::at_once(fault));
                     }
                 }
             }

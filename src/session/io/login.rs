@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -191,6 +192,7 @@ struct Arrival {
     params: Arc<Params>,
     id: ClientId,
     peer: Peer,
+    local: Option<SocketAddr>,
     stream: Option<Stream>,
     input: Buffer,
     user: String,
@@ -208,6 +210,7 @@ pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
         id: ClientId(shared.ids.draw()),
         shared: Arc::clone(shared),
         peer,
+        local,
         stream: Some(stream),
         input: Buffer::default(),
         user: String::new(),
@@ -296,8 +299,7 @@ impl Arrival {
         if self.params.tls_required && tls.is_empty() && !matches!(self.peer, Peer::Unix { .. }) {
             return Err(Fault::fatal(Culprit::Client, "SSL required").into());
         }
-        let local = self.stream.as_ref().and_then(Stream::local_addr);
-        let info = ClientInfo::new(self.id, self.database.clone(), self.user.clone(), self.peer, local, tls);
+        let info = ClientInfo::new(self.id, self.database.clone(), self.user.clone(), self.peer, self.local, tls);
         let info = Arc::new(info);
         // From here on the client's task is the one that is polled now.
         poll_fn(|cx| {

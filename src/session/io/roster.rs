@@ -76,6 +76,26 @@ pub struct Ending {
     pub unreachable: bool,
 }
 
+impl Ending {
+    /// Now, whatever it is doing.
+    #[must_use]
+    pub fn at_once(fault: Fault) -> Self {
+        Self { fault, at_once: true, unreachable: false }
+    }
+
+    /// When it has no transaction open.
+    #[must_use]
+    pub fn between_transactions(fault: Fault) -> Self {
+        Self { fault, at_once: false, unreachable: false }
+    }
+
+    /// Now, and without last words: nothing reaches it any more. `fault` is for the log.
+    #[must_use]
+    pub fn unreachable(fault: Fault) -> Self {
+        Self { fault, at_once: true, unreachable: true }
+    }
+}
+
 impl ClientInfo {
     /// A client that begins to log in.
     #[must_use]
