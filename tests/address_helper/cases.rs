@@ -650,6 +650,7 @@ pub(crate) fn a_sweep_reaches_clients() {
     pooler.say(&Request::Sweep { router: 0, port: 6432, flows: vec![(address("10.77.0.2"), 1)] });
     assert_eq!(pooler.hear(), Event::Swept { router: 0, sent: 0 });
     let mut total = 256;
+    let begun = Time::now();
     loop {
         pooler.say(&Request::Sweep { router: 1, port: 6432, flows: flows.clone() });
         match pooler.hear() {
@@ -660,7 +661,9 @@ pub(crate) fn a_sweep_reaches_clients() {
         assert!(total <= 65_536);
     }
     assert!(total > 60_000, "{total}");
+    println!("    {total} clients were swept within {:?}", Time::now().since(begun));
     a_dead_connection_is_reset(&lab);
+    one_in_time_wait_is_no_obstacle(&lab);
 }
 
 /// A client whose server is gone without a word, and whose address another one has now.
@@ -682,6 +685,21 @@ fn a_dead_connection_is_reset(lab: &Lab) {
     pooler.say(&Request::Sweep { router: 0, port: 6432, flows: vec![(address("10.77.0.2"), port)] });
     let told = client.first("ConnectionReset", swept).at.since(swept);
     println!("    from the sweep until a client knew that its connection was dead: {told:?}");
+}
+
+/// A client that has a connection with the same two ends as one that this node has closed.
+fn one_in_time_wait_is_no_obstacle(lab: &Lab) {
+    let (_helper, pooler) = holding(lab, 10_000);
+    let server = Role::start(&lab.node, "closer");
+    let client = Role::start(&lab.lan, "comer");
+    server.first("closed", Time::default());
+    let port = client.first("port", Time::default()).what.strip_prefix("port ").unwrap().parse().unwrap();
+    let swept = Time::now();
+    // Of the others the kernel says who listens for them.
+    let others = (1..256).map(|other| (address("10.77.0.2"), other));
+    let flows = others.chain([(address("10.77.0.2"), port)]).collect();
+    pooler.say(&Request::Sweep { router: 0, port: 6432, flows });
+    client.first("ConnectionReset", swept);
 }
 
 pub(crate) fn a_reload_keeps_what_stays() {

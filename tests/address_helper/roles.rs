@@ -19,7 +19,7 @@ use pgtandem::daemon::helper::menu::{Event, PROTOCOL, Request};
 use pgtandem::daemon::helper::{HelperClient, HelperConfig, start_child};
 use pgtandem::sys::packet::bind_packet_socket;
 use pgtandem::vrrp::frames::{self, ArpForm};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// The card that a claim comes from.
 const RIVAL: [u8; 6] = [2, 0, 0, 0, 0, 0x66];
@@ -30,6 +30,8 @@ pub(crate) fn play(role: &str) {
         "addresses" => see_addresses(),
         "server" => serve_and_vanish(),
         "client" => know_of_a_reset(),
+        "closer" => serve_and_close(),
+        "comer" => come_again(),
         other => match other.split_once('=') {
             Some(("reach", address)) => reach(address.parse().unwrap()),
             Some(("call", path)) => call(path),
@@ -175,6 +177,36 @@ fn know_of_a_reset() {
     let mut stream = TcpStream::connect("10.77.0.10:6432").unwrap();
     say(&format!("port {}", stream.local_addr().unwrap().port()));
     let error = stream.read(&mut [0]).unwrap_err();
+    say(&format!("{:?}", error.kind()));
+}
+
+/// Closes the connection of a client, which leaves it in TIME-WAIT.
+fn serve_and_close() {
+    let listener = TcpListener::bind("10.77.0.10:6432").unwrap();
+    say("ready");
+    let (client, _) = listener.accept().unwrap();
+    drop(client);
+    say("closed");
+    thread::park();
+}
+
+/// A client whose connection is closed, and who then has another one by the same port with a node that is gone.
+fn come_again() {
+    say("ready");
+    let node: SocketAddr = "10.77.0.10:6432".parse().unwrap();
+    let mut stream = TcpStream::connect(node).unwrap();
+    let own = stream.local_addr().unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    drop(stream);
+    // TCP_REPAIR makes a connection without a word to anybody.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    setsockopt(&socket, sockopt::TcpRepair, &1).unwrap();
+    socket.bind(&own.into()).unwrap();
+    socket.connect(&node.into()).unwrap();
+    // TCP_REPAIR_OFF_NO_WP: off, and still without a word.
+    setsockopt(&socket, sockopt::TcpRepair, &u32::MAX).unwrap();
+    say(&format!("port {}", own.port()));
+    let error = TcpStream::from(socket).read(&mut [0]).unwrap_err();
     say(&format!("{:?}", error.kind()));
 }
 

@@ -18,6 +18,7 @@ use super::netlink::Netlink;
 use super::packets::Sweeper;
 use super::port::Port;
 use super::routers::{HeldRouter, HelperConfig};
+use super::time_wait::TimeWait;
 use crate::clock::Time;
 use crate::vrrp::PRIORITY_GOODBYE;
 
@@ -113,6 +114,7 @@ pub(super) struct Holder {
     links: Links,
     routers: Vec<Router>,
     sweeper: Sweeper,
+    time_wait: Option<TimeWait>,
 }
 
 impl Holder {
@@ -125,7 +127,12 @@ impl Holder {
         let mut netlink = Netlink::open()?;
         let links = Links::open(&mut netlink)?;
         let routers = config.routers.iter().cloned().map(Router::new).collect();
-        let mut holder = Self { config, netlink, links, routers, sweeper: Sweeper::open()? };
+        let time_wait = TimeWait::open()
+            .inspect_err(|error| {
+                tracing::warn!("the kernel cannot be asked for its sockets (sock_diag(7)): {error}");
+            })
+            .ok();
+        let mut holder = Self { config, netlink, links, routers, sweeper: Sweeper::open()?, time_wait };
         holder.remove_left_overs(patient)?;
         holder.reconcile(&Changes::default(), &mut Words::new());
         Ok(holder)
@@ -309,7 +316,13 @@ impl Holder {
             // Any numbers do, but not the same ones for all.
             let sequence = u32::try_from(Time::now().0 & u64::from(u32::MAX)).unwrap_or_default() | 1;
             for address in &router.config.addresses {
-                sent = sent.saturating_add(self.sweeper.sweep(SocketAddr::new(*address, port), flows, sequence));
+                let local = SocketAddr::new(*address, port);
+                if let Some(time_wait) = &mut self.time_wait
+                    && let Err(error) = time_wait.forget(local, flows)
+                {
+                    tracing::warn!("{}: closed connections could not be looked up: {error}", router.config);
+                }
+                sent = sent.saturating_add(self.sweeper.sweep(local, flows, sequence));
             }
         } else {
             tracing::warn!(

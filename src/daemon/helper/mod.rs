@@ -32,6 +32,7 @@ pub mod privileges;
 mod routers;
 pub mod run;
 pub mod serve;
+mod time_wait;
 
 pub use self::child::start_child;
 pub use self::client::HelperClient;

@@ -1,5 +1,5 @@
-//! Requests to the kernel's network configuration and its answers (rtnetlink(7)), without a runtime: the kernel has answered
-//! when the request's system call returns.
+//! Requests to the kernel about its network configuration (rtnetlink(7)) and its sockets (sock_diag(7)), and its answers, without
+//! a runtime: the kernel has answered when the request's system call returns.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, NlasIterator,
+    NetlinkPayload, NetlinkSerializable, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
@@ -22,8 +22,8 @@ const BUFFER_LEN: usize = 64 * 1024;
 /// Bytes of struct nlmsghdr.
 const HEAD_LEN: usize = 16;
 
-/// Requests in one system call.
-const BATCH_MAX: usize = 64;
+/// Requests in one system call: their answers must fit the socket's buffer, or the kernel drops them.
+const BATCH_MAX: usize = 16;
 
 /// The kernel answers before the system call returns; this is for a kernel that does not.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -49,9 +49,14 @@ pub(super) struct Netlink {
 }
 
 impl Netlink {
-    /// For requests.
+    /// For requests about the network's configuration.
     pub(super) fn open() -> io::Result<Self> {
-        let netlink = Self::with_groups(0)?;
+        Self::for_requests(SockProtocol::NetlinkRoute)
+    }
+
+    /// For requests to one part of the kernel.
+    pub(super) fn for_requests(protocol: SockProtocol) -> io::Result<Self> {
+        let netlink = Self::bound(protocol, SockFlag::SOCK_CLOEXEC, 0)?;
         let patience = nix::sys::time::TimeVal::new(i64::try_from(PATIENCE.as_secs()).unwrap_or(2), 0);
         setsockopt(&netlink.socket, sockopt::ReceiveTimeout, &patience)?;
         Ok(netlink)
@@ -59,8 +64,11 @@ impl Netlink {
 
     /// For what changes: groups are bits (RTMGRP_LINK and so on).
     pub(super) fn with_groups(groups: u32) -> io::Result<Self> {
-        let flags = if groups == 0 { SockFlag::SOCK_CLOEXEC } else { SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK };
-        let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+        Self::bound(SockProtocol::NetlinkRoute, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, groups)
+    }
+
+    fn bound(protocol: SockProtocol, flags: SockFlag, groups: u32) -> io::Result<Self> {
+        let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
         Ok(Self { socket, sequence: 0, buffer: vec![0; BUFFER_LEN] })
     }
@@ -73,7 +81,20 @@ impl Netlink {
     ///
     /// # Errors
     /// The socket's own.
-    pub(super) fn request(&mut self, wanted: Vec<(RouteNetlinkMessage, u16)>) -> io::Result<Vec<io::Result<()>>> {
+    pub(super) fn request<M: NetlinkSerializable>(&mut self, wanted: Vec<(M, u16)>) -> io::Result<Vec<io::Result<()>>> {
+        let wanted = wanted.into_iter().map(|(message, flags)| (message, flags | NLM_F_ACK)).collect();
+        let answers = self.ask(wanted)?;
+        Ok(answers.into_iter().map(|answer| answer.map(drop)).collect())
+    }
+
+    /// Asks the kernel all of this; to each one message or an error, or an empty message where NLM_F_ACK asks for one.
+    ///
+    /// # Errors
+    /// The socket's own.
+    pub(super) fn ask<M: NetlinkSerializable>(
+        &mut self,
+        wanted: Vec<(M, u16)>,
+    ) -> io::Result<Vec<io::Result<Message>>> {
         let mut results = Vec::with_capacity(wanted.len());
         let mut wanted = wanted.into_iter();
         loop {
@@ -82,7 +103,7 @@ impl Netlink {
             let mut count = 0;
             for (message, flags) in wanted.by_ref().take(BATCH_MAX) {
                 self.sequence = self.sequence.wrapping_add(1);
-                put(&mut packet, message, flags | NLM_F_REQUEST | NLM_F_ACK, self.sequence);
+                put(&mut packet, message, flags | NLM_F_REQUEST, self.sequence);
                 count += 1;
             }
             if count == 0 {
@@ -100,15 +121,17 @@ impl Netlink {
     }
 
     /// The answers to so many requests in a row.
-    fn answers(&mut self, first: u32, count: usize) -> io::Result<Vec<io::Result<()>>> {
-        let mut results: Vec<Option<io::Result<()>>> = (0..count).map(|_| None).collect();
+    fn answers(&mut self, first: u32, count: usize) -> io::Result<Vec<io::Result<Message>>> {
+        let mut results: Vec<Option<io::Result<Message>>> = (0..count).map(|_| None).collect();
         while results.iter().any(Option::is_none) {
             self.packet(|head, body| {
                 let index = usize::try_from(head.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
-                if head.kind == NLMSG_ERROR
-                    && let Some(result) = results.get_mut(index)
-                {
-                    *result = Some(errno(body));
+                if let Some(result) = results.get_mut(index) {
+                    let message = |body: &[u8]| Message { kind: head.kind, body: body.to_vec() };
+                    *result = Some(match head.kind {
+                        NLMSG_ERROR => errno(body).map(|()| message(&[])),
+                        _ => Ok(message(body)),
+                    });
                 }
             })?;
         }
@@ -218,11 +241,11 @@ fn errno(body: &[u8]) -> io::Result<()> {
     }
 }
 
-fn put(packet: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, sequence: u32) {
+fn put<M: NetlinkSerializable>(packet: &mut Vec<u8>, message: M, flags: u16, sequence: u32) {
     let mut header = NetlinkHeader::default();
     header.flags = flags;
     header.sequence_number = sequence;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
     message.finalize();
     let start = packet.len();
     packet.resize(start + message.buffer_len().next_multiple_of(4), 0);
