@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pgtandem::pair::budget::{Allotment, Mode};
-use pgtandem::pair::event::Event;
+use pgtandem::pair::event::{Event, FlowChange};
 use pgtandem::pair::io::{Answering, Host, Identity, LinkParams, PairLink};
 use pgtandem::pair::message::{Answer, BootId, BudgetKey, CancelKey, Flow, Name, Reason, Request, RouterId, Status};
 use pgtandem::pair::picture::{PeerPicture, PeerState};
@@ -139,10 +139,10 @@ async fn clients_of_the_other_node_are_known_when_it_is_gone() {
     let local: SocketAddr = "192.0.2.10:6432".parse().unwrap();
     let flows = (1..=1500).map(|port| Flow { client: ([192, 0, 2, 99], port).into(), local });
     for flow in flows.clone() {
-        links[0].tell(vec![Event::Flow { flow, came: true }]).await;
+        links[0].tell(vec![Event::Flow { flow, change: FlowChange::Came }]).await;
     }
     let flow = Flow { client: ([192, 0, 2, 99], 1).into(), local };
-    links[0].tell(vec![Event::Flow { flow, came: false }]).await;
+    links[0].tell(vec![Event::Flow { flow, change: FlowChange::Went }]).await;
     sleep(Duration::from_millis(300)).await;
     let [left, right] = links;
     drop(left);

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 
 use super::doctor;
 use super::helper;
@@ -100,7 +100,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
     let program = args.first().map_or_else(|| "pgtandem".to_owned(), |name| name.to_string_lossy().into_owned());
     // To a monitoring system, 1 would be a warning about what was looked at.
     let status = if args.get(1).is_some_and(|word| word == "doctor") { doctor::UNKNOWN } else { 1 };
-    match command(&program).try_get_matches_from(args) {
+    match whole_command(&program).try_get_matches_from(args) {
         Ok(matches) => invocation(&matches).ok_or_else(|| UsageError { reason: NO_FILE.to_owned(), program, status }),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp => Ok(Invocation::Help(error.render().to_string())),
@@ -151,11 +151,18 @@ fn flag(long: &'static str, short: char) -> Arg {
     Arg::new(long).long(long).short(short).action(ArgAction::SetTrue)
 }
 
-fn file() -> Arg {
-    Arg::new("file").value_parser(value_parser!(PathBuf))
+fn user() -> Arg {
+    Arg::new("user").long("user").short('u').allow_hyphen_values(true).value_hint(ValueHint::Username)
 }
 
-fn command(program: &str) -> Command {
+fn file() -> Arg {
+    Arg::new("file").value_parser(value_parser!(PathBuf)).value_hint(ValueHint::FilePath)
+}
+
+/// What users may say on the command line of a program that is called like this: shells' completions are made of it
+/// (`packaging/completions`).
+#[must_use]
+pub fn command(program: &str) -> Command {
     // No argument is `required`: what is missing is reported in PgBouncer's words. A flag in front makes `check` a file, as
     // PgBouncer would take it: whoever wants the command writes it first.
     Command::new("pgtandem")
@@ -169,36 +176,49 @@ fn command(program: &str) -> Command {
         .arg(flag("quiet", 'q'))
         .arg(flag("reboot", 'R'))
         .arg(Arg::new("verbose").long("verbose").short('v').action(ArgAction::Count))
-        .arg(Arg::new("user").long("user").short('u').allow_hyphen_values(true))
+        .arg(user())
         .arg(file())
         .subcommand(
             Command::new("check")
+                .about("say all that is wrong with a configuration")
                 .override_help(help(program))
                 .infer_long_args(true)
                 .arg(flag("quiet", 'q'))
                 .arg(Arg::new("without-files").long("without-files").action(ArgAction::SetTrue))
                 .arg(file()),
         )
-        .subcommand(Command::new("convert").override_help(help(program)).arg(file()))
+        .subcommand(
+            Command::new("convert")
+                .about("print a configuration in the native TOML form")
+                .override_help(help(program))
+                .arg(file()),
+        )
         .subcommand(
             Command::new("address-helper")
+                .about("hold the floating addresses of a pooler")
                 .override_help(help(program))
                 .args_override_self(true)
-                .arg(Arg::new("child").long("child").action(ArgAction::SetTrue))
-                .arg(Arg::new("user").long("user").short('u').allow_hyphen_values(true))
+                .arg(user())
                 .arg(file()),
         )
         .subcommand(
             Command::new("doctor")
+                .about("look at all that serving a configuration needs")
                 .override_help(help(program))
                 .args_override_self(true)
                 .infer_long_args(true)
                 .arg(flag("quiet", 'q'))
                 .arg(Arg::new("json").long("json").action(ArgAction::SetTrue))
                 .arg(Arg::new("timeout").long("timeout").value_parser(value_parser!(u64).range(1..=3600)))
-                .arg(Arg::new("user").long("user").short('u').allow_hyphen_values(true))
+                .arg(user())
                 .arg(file()),
         )
+}
+
+/// The same, and what pgtandem says to itself: how it starts its address helper.
+fn whole_command(program: &str) -> Command {
+    let child = || Arg::new("child").long("child").action(ArgAction::SetTrue);
+    command(program).mut_subcommand("address-helper", |helper| helper.arg(child()))
 }
 
 fn help(program: &str) -> String {

@@ -24,6 +24,17 @@ pub struct Params {
     pub budget: budget::Params,
 }
 
+/// What a client of this node did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowChange {
+    /// It came.
+    Came,
+    /// It went, and knows so.
+    Went,
+    /// It was let go of without hearing of it, as its floating address is not here any more.
+    Lost,
+}
+
 /// What happens.
 #[derive(Debug)]
 pub enum Event {
@@ -64,8 +75,8 @@ pub enum Event {
     Flow {
         /// Which.
         flow: Flow,
-        /// It came.
-        came: bool,
+        /// What.
+        change: FlowChange,
     },
     /// All clients that are here: those who are not among them have gone.
     Flows(Vec<Flow>),

@@ -20,7 +20,7 @@ use crate::clock::Time;
 pub const HELD_MAX: usize = 131_072;
 
 /// For how long changes are gathered after a message.
-pub const BATCH: Duration = Duration::from_millis(20);
+pub const BATCH: Duration = Duration::from_millis(5);
 
 /// The most messages that are sent before the first is acknowledged.
 pub const WINDOW: u64 = 8;
@@ -70,6 +70,14 @@ impl Outgoing {
         if self.held.remove(&flow) {
             self.change(now, flow, false);
         }
+    }
+
+    /// A client was let go of without hearing of it. The peer is told that it is there, again if it knows, so that it resets its
+    /// connection; it forgets it when it has done so.
+    pub fn lose(&mut self, now: Time, flow: Flow) {
+        let flow = plain(flow);
+        self.held.remove(&flow);
+        self.change(now, flow, true);
     }
 
     /// These are all that there are.
@@ -311,6 +319,21 @@ mod tests {
         assert!(out.next(late).is_none(), "the next ones are gathered");
         assert_eq!(out.deadline(), Some(late + BATCH));
         assert_eq!(out.next(late + BATCH).unwrap().add.len(), 1);
+    }
+
+    #[test]
+    fn who_was_let_go_of_unheard_is_told_of_whatever_was_told_before() {
+        let mut out = Outgoing::default();
+        out.restart(Time(0));
+        out.add(Time(0), flow(1));
+        assert_eq!(out.next(Time(0)).unwrap().add.len(), 1);
+        // One that the peer knows, and one that has only just come.
+        out.add(Time(0), flow(2));
+        out.lose(Time(0), flow(1));
+        out.lose(Time(0), flow(2));
+        let message = out.next(Time(0) + BATCH).unwrap();
+        assert_eq!((message.add.len(), message.remove.len()), (2, 0));
+        assert!(out.is_empty());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use super::budget::{self, Budget, Rank};
 use super::drift::{DriftKey, Setting};
-use super::event::{Action, Event, Params, PathId};
+use super::event::{Action, Event, FlowChange, Params, PathId};
 use super::flows::{Incoming, Outgoing};
 use super::message::{
     Answer, Beat, BootId, Flow, Hello, Message, Name, OLDEST_READABLE, PROTOCOL, Reason, Request, Settings, Status,
@@ -167,8 +167,9 @@ impl Link {
                 self.own_status = *status;
             }
             Event::Settings(settings) => self.set_settings(settings, out),
-            Event::Flow { flow, came: true } => self.flows_out.add(now, flow),
-            Event::Flow { flow, came: false } => self.flows_out.remove(now, flow),
+            Event::Flow { flow, change: FlowChange::Came } => self.flows_out.add(now, flow),
+            Event::Flow { flow, change: FlowChange::Went } => self.flows_out.remove(now, flow),
+            Event::Flow { flow, change: FlowChange::Lost } => self.flows_out.lose(now, flow),
             Event::Flows(flows) => self.flows_out.replace(now, flows),
             Event::Ask { token, request, deadline } => self.ask(token, request, deadline, out),
             Event::Reply { id, answer } => self.reply(id, &answer, out),

@@ -664,6 +664,7 @@ pub(crate) fn a_sweep_reaches_clients() {
     println!("    {total} clients were swept within {:?}", Time::now().since(begun));
     a_dead_connection_is_reset(&lab);
     one_in_time_wait_is_no_obstacle(&lab);
+    none_in_time_wait_is_left_behind(&lab);
 }
 
 /// A client whose server is gone without a word, and whose address another one has now.
@@ -700,6 +701,19 @@ fn one_in_time_wait_is_no_obstacle(lab: &Lab) {
     let flows = others.chain([(address("10.77.0.2"), port)]).collect();
     pooler.say(&Request::Sweep { router: 0, port: 6432, flows });
     client.first("ConnectionReset", swept);
+}
+
+/// Which nobody but this node would know of when the address comes back.
+fn none_in_time_wait_is_left_behind(lab: &Lab) {
+    let (_helper, mut pooler) = holding(lab, 10_000);
+    let server = Role::start(&lab.node, "closer");
+    let _client = Role::start(&lab.lan, "comer");
+    server.first("closed", Time::default());
+    let left = || sh(&format!("ip netns exec {} ss -Htan state time-wait src {V4}", lab.node));
+    until("one in TIME-WAIT", || !left().is_empty());
+    pooler.say(&Request::Release { router: 0 });
+    pooler.await_event("Released", |event| matches!(event, Event::Released { .. }));
+    until("none in TIME-WAIT", || left().is_empty());
 }
 
 pub(crate) fn a_reload_keeps_what_stays() {

@@ -10,6 +10,7 @@ use crate::clock::Time;
 use crate::daemon::intake::Closure;
 use crate::daemon::run::Daemon;
 use crate::fault::{Culprit, Fault};
+use crate::session::io::floating::not_here;
 use crate::session::io::roster::{ClientInfo, Doing, Ending};
 
 /// How often those who are in transactions are counted while everybody else waits for them.
@@ -25,11 +26,6 @@ fn moving() -> Fault {
 }
 
 const DETAIL: &str = "The floating address moves to the other node: connect again.";
-
-/// For the log: nobody can hear it any more.
-fn moved() -> Fault {
-    Fault::fatal(Culprit::Us, "the floating address is not held any more").with_sqlstate("08006").retryable()
-}
 
 /// Everybody stands still until this is dropped: no server is given out, and nobody is let in.
 pub(super) struct Stillness {
@@ -101,11 +97,13 @@ async fn all_gone(daemon: &Daemon, clients: &[Arc<ClientInfo>]) {
 }
 
 /// Lets go of clients that nothing reaches any more, since their address is not here: their transactions are rolled back, and
-/// their servers are free for others. How many there were.
+/// their servers are free for others. How many there were, those who were logging in not counted.
 pub(super) fn abandon(daemon: &Daemon, addresses: &[IpAddr]) -> usize {
+    // First: whoever is listed after the others are counted looks for itself.
+    daemon.shared.floating.leave(addresses);
     let clients = of_addresses(daemon, addresses);
     for client in &clients {
-        client.end(Ending::unreachable(moved()));
+        client.end(Ending::unreachable(not_here()));
     }
     clients.len()
 }

@@ -20,14 +20,14 @@ use crate::daemon::service::Role;
 use crate::ha::{self, RouterKey};
 use crate::net::stream::Peer;
 use crate::pair::budget::{Allotment, Mode};
-use crate::pair::event::Event;
+use crate::pair::event::{Event, FlowChange};
 use crate::pair::io::{Answering, Host, Identity, LinkParams, PairLink};
 use crate::pair::message::{
     self, Answer, BootId, BudgetKey, CancelKey, Flow, Name, Reason, Request, RouterId, RouterState,
 };
 use crate::pair::picture::{Direction, PathState, PeerPicture, PeerState};
 use crate::session::io::cancel::from_elsewhere;
-use crate::session::io::roster::ClientInfo;
+use crate::session::io::roster::{ClientInfo, Move};
 use crate::session::io::shared::lock;
 use crate::snapshot::HaPathRow;
 use crate::tls::PairTls;
@@ -247,7 +247,11 @@ async fn keep_peer_informed(link: Weak<Link>, daemon: Arc<Daemon>) {
         match daemon.shared.roster.movements() {
             Some(movements) => events.extend(movements.into_iter().map(|movement| Event::Flow {
                 flow: Flow { client: movement.peer, local: movement.local },
-                came: movement.came,
+                change: match movement.what {
+                    Move::Came => FlowChange::Came,
+                    Move::Went => FlowChange::Went,
+                    Move::Lost => FlowChange::Lost,
+                },
             })),
             None => events.push(all_flows(&daemon)),
         }
@@ -344,7 +348,7 @@ impl Host for PairHost {
         if let (Some(daemon), Some(node)) = (self.daemon.upgrade(), self.node.upgrade())
             && node.role() == Role::Active
         {
-            super::flows::reset_latecomers(&daemon, &node, flows);
+            super::flows::reset_latecomers(daemon, node, flows);
         }
     }
 

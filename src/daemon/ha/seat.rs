@@ -255,10 +255,15 @@ impl Seat {
     /// keeps them until it hears it.
     fn must_wait(&self, now: Time, priority: u8) -> bool {
         let picture = self.router.picture();
-        let taken = matches!(picture.reason, Some(Reason::TakeOver(_) | Reason::Preempts { .. }));
+        let taken = self.took_from_the_living();
         // The advert comes before the request to hold: then nothing was asked for yet.
         let fresh = picture.since == now || now.since(picture.since) < HOLD_PATIENCE;
         priority > 0 && picture.state == State::Active && taken && fresh && (picture.since == now || !self.held)
+    }
+
+    /// Did it become active although another node was?
+    pub(super) fn took_from_the_living(&self) -> bool {
+        matches!(self.router.picture().reason, Some(Reason::TakeOver(_) | Reason::Preempts { .. }))
     }
 
     fn send(&mut self, priority: u8, interval: Duration, holder: &mut Holder) {

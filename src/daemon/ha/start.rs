@@ -99,6 +99,7 @@ impl Daemon {
         node.heed(std::mem::take(&mut *lock(&self.testament)));
         self.shared.roster.keep_journal();
         self.settle_shares(&settings);
+        self.shared.floating.set(settings.addresses().collect());
         // From here on others may ask.
         let _ = self.ha.set(Arc::clone(&node));
         let steward = Steward {
@@ -151,6 +152,7 @@ impl Daemon {
         match HelperConfig::from_config(config) {
             Ok(helper) => {
                 *lock(&node.settings) = Arc::clone(&settings);
+                self.shared.floating.set(settings.addresses().collect());
                 set_standby(self, node);
                 let params = params(&node.name, &settings);
                 let new = Reconfigure { settings: Arc::clone(&settings), params, fingerprint: helper.fingerprint };

@@ -40,9 +40,10 @@ impl Steward {
                         link.set_status(&self.daemon, &self.node, &status, &priorities).await;
                     }
                 }
-                Task::Holds { router } => {
+                Task::Holds { router, from_the_living } => {
                     self.set_standby();
-                    tokio::spawn(flows::reset(Arc::clone(&self.daemon), Arc::clone(&self.node), router));
+                    let (daemon, node) = (Arc::clone(&self.daemon), Arc::clone(&self.node));
+                    tokio::spawn(flows::reset(daemon, node, router, from_the_living));
                 }
                 Task::Lost { addresses } => {
                     self.let_go(&addresses);

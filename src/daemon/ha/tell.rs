@@ -21,7 +21,7 @@ pub(super) enum Task {
     /// What the peer is to be told of this node, and the priorities that its routers advertise.
     Status(Box<ha::Status>, Vec<u8>),
     /// This router holds its addresses now.
-    Holds { router: usize },
+    Holds { router: usize, from_the_living: bool },
     /// These addresses are not here any more.
     Lost { addresses: Vec<IpAddr> },
     /// The settings have changed, or the decision has begun anew and knows nothing of what it was told.
@@ -98,7 +98,7 @@ impl Teller {
                 self.notify(seat, *to, &reason.to_string(), settings);
             }
             News::Held { took, rival } => {
-                self.task(Task::Holds { router });
+                self.task(Task::Holds { router, from_the_living: seat.took_from_the_living() });
                 tracing::info!(
                     "virtual router {name}: the addresses are here after {:.1} ms",
                     took.as_secs_f64() * 1e3

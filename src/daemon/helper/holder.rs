@@ -34,6 +34,10 @@ const RIVAL_PAUSE: Duration = Duration::from_millis(20);
 /// How long an answer is waited for before an address is taken.
 const CHECK_MAX: Duration = Duration::from_secs(1);
 
+/// When it is looked for what the kernel keeps of connections to an address, after it was given up and then after the time before:
+/// not at once, as there is more to do then, and once more when last words have been waited for.
+const FORGET_AFTER: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(3)];
+
 /// Clients that are swept after one takeover.
 const SWEPT_MAX: u32 = 65_536;
 
@@ -62,6 +66,9 @@ struct Router {
     mended_at: Option<Time>,
     advert_at: Time,
     swept: u32,
+    /// When its former connections are to be ended, and how often that was done since it was held.
+    forget_at: Time,
+    forgotten: usize,
     /// What was said of an interface that cannot be used, so that it is said once.
     complaint: String,
 }
@@ -79,6 +86,8 @@ impl Router {
             mended_at: None,
             advert_at: Time::NEVER,
             swept: 0,
+            forget_at: Time::NEVER,
+            forgotten: 0,
             complaint: String::new(),
         }
     }
@@ -234,6 +243,7 @@ impl Holder {
         router.refresh_at = now + REFRESH;
         if !std::mem::replace(&mut router.held, true) {
             router.swept = 0;
+            router.forget_at = Time::NEVER;
             router.mended_at = None;
             match rival {
                 None => tracing::info!("{}: held", router.config),
@@ -269,6 +279,7 @@ impl Holder {
             if let Some(router) = self.routers.get_mut(*index) {
                 router.held = false;
                 router.refresh_at = Time::NEVER;
+                (router.forgotten, router.forget_at) = (0, Time::now() + FORGET_AFTER[0]);
             }
         }
     }
@@ -336,6 +347,9 @@ impl Holder {
 
     /// What is due: answers that did not come, addresses to be kept alive, adverts of the bridge.
     pub(super) fn on_time(&mut self, now: Time, bridging: bool, words: &mut Words) {
+        if let Some(Err(error)) = self.time_wait.as_mut().map(TimeWait::end_some) {
+            tracing::warn!("closed connections could not be ended: {error}");
+        }
         for position in 0..self.routers.len() {
             let Some(router) = self.routers.get_mut(position) else { continue };
             if bridging && router.held && router.advert_at <= now {
@@ -346,12 +360,26 @@ impl Holder {
                 router.refresh_at = now + REFRESH;
                 self.refresh(position);
             }
+            if self.routers.get(position).is_some_and(|router| router.forget_at <= now) {
+                self.forget(position, now);
+            }
             let Some(router) = self.routers.get(position) else { continue };
             if router.check.as_ref().is_some_and(|check| check.until <= now)
                 && let Ok(index) = u8::try_from(position)
             {
                 self.take(index, None, now, words);
             }
+        }
+    }
+
+    /// Ends what the kernel keeps of connections to addresses that were given up.
+    fn forget(&mut self, position: usize, now: Time) {
+        let Some(router) = self.routers.get_mut(position) else { return };
+        router.forgotten += 1;
+        router.forget_at = FORGET_AFTER.get(router.forgotten).map_or(Time::NEVER, |pause| now + *pause);
+        let Some(time_wait) = &mut self.time_wait else { return };
+        if let Err(error) = time_wait.leave(&router.config.addresses, &self.config.listen_ports) {
+            tracing::warn!("{}: closed connections could not be looked up: {error}", router.config);
         }
     }
 
@@ -375,9 +403,11 @@ impl Holder {
             // A watch that is not looked at now is looked at then.
             let muted = router.port.iter().filter(|_| router.held).flat_map(|port| &port.watches);
             let muted = muted.map(|watch| watch.muted_until).filter(|until| *until > Time::default()).min();
-            [check, refresh, advert, muted].into_iter().flatten()
+            [check, refresh, advert, muted, Some(router.forget_at)].into_iter().flatten()
         });
-        each.min().unwrap_or(Time::NEVER)
+        // At once, but not before everything else that has happened.
+        let forgetting = self.time_wait.as_ref().filter(|it| it.has_some()).map(|_| Time::default());
+        each.chain(forgetting).min().unwrap_or(Time::NEVER)
     }
 
     /// Ends the silence of watches that have been silent long enough.

@@ -145,31 +145,44 @@ impl Netlink {
     pub(super) fn dump(&mut self, what: &RouteNetlinkMessage) -> io::Result<Vec<Message>> {
         let mut messages = Vec::new();
         for _ in 0..DUMPS_MAX {
-            self.sequence = self.sequence.wrapping_add(1);
-            let mut packet = Vec::new();
-            put(&mut packet, what.clone(), NLM_F_REQUEST | NLM_F_DUMP, self.sequence);
-            self.send(&packet)?;
             messages.clear();
-            let (sequence, mut over, mut interrupted) = (self.sequence, None, false);
-            while over.is_none() {
-                self.packet(|head, body| {
-                    if head.sequence != sequence {
-                        return;
-                    }
-                    interrupted |= head.flags & NLM_F_DUMP_INTR != 0;
-                    match head.kind {
-                        NLMSG_DONE => over = Some(Ok(())),
-                        NLMSG_ERROR => over = Some(errno(body)),
-                        kind => messages.push(Message { kind, body: body.to_vec() }),
-                    }
-                })?;
-            }
-            over.unwrap_or(Ok(()))?;
-            if !interrupted {
+            let whole =
+                self.dump_each(what.clone(), |kind, body| messages.push(Message { kind, body: body.to_vec() }))?;
+            if whole {
                 break;
             }
         }
         Ok(messages)
+    }
+
+    /// The same, one after the other: number and body. `false`: it changed meanwhile, so something may be missing or be there twice.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn dump_each<M: NetlinkSerializable>(
+        &mut self,
+        what: M,
+        mut each: impl FnMut(u16, &[u8]),
+    ) -> io::Result<bool> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut packet = Vec::new();
+        put(&mut packet, what, NLM_F_REQUEST | NLM_F_DUMP, self.sequence);
+        self.send(&packet)?;
+        let (sequence, mut over, mut interrupted) = (self.sequence, None, false);
+        while over.is_none() {
+            self.packet(|head, body| {
+                if head.sequence != sequence {
+                    return;
+                }
+                interrupted |= head.flags & NLM_F_DUMP_INTR != 0;
+                match head.kind {
+                    NLMSG_DONE => over = Some(Ok(())),
+                    NLMSG_ERROR => over = Some(errno(body)),
+                    kind => each(kind, body),
+                }
+            })?;
+        }
+        over.unwrap_or(Ok(())).map(|()| !interrupted)
     }
 
     /// What has changed since the last call, as far as one packet goes; `None`: nothing more.

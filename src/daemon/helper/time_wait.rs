@@ -26,10 +26,18 @@ const ANY: [u8; 8] = [0xff; 8];
 const UNABLE: &str = "this kernel does not end connections in TIME-WAIT; a client that had one with this node within the last \
                       minute, and had the same port then, may hear late of the other node's death";
 
+/// Connections of an address that are ended after it was given up; a kernel keeps no more than this by default.
+const LEFT_MAX: usize = 262_144;
+
+/// Ended in one go: the helper has other things to see to.
+const END_MAX: usize = 512;
+
 /// Finds and ends them.
 #[derive(Debug)]
 pub(super) struct TimeWait {
     netlink: Netlink,
+    /// Those that are still to be ended.
+    left: Vec<SocketId>,
     /// It has been said that the kernel ends some of them only.
     complained: bool,
 }
@@ -39,7 +47,7 @@ impl TimeWait {
     /// The kernel's: it cannot be asked for its sockets.
     pub(super) fn open() -> io::Result<Self> {
         let netlink = Netlink::for_requests(SockProtocol::NetlinkSockDiag)?;
-        let mut time_wait = Self { netlink, complained: false };
+        let mut time_wait = Self { netlink, left: Vec::new(), complained: false };
         // The first question may have the kernel load a module, for which a takeover has no time.
         time_wait.find(SocketAddr::from(([127, 0, 0, 1], 1)), &[(IpAddr::from([127, 0, 0, 1]), 1)])?;
         Ok(time_wait)
@@ -52,6 +60,59 @@ impl TimeWait {
     /// The kernel's; then some may be left.
     pub(super) fn forget(&mut self, local: SocketAddr, clients: &[(IpAddr, u16)]) -> io::Result<()> {
         let closed = self.find(local, clients)?;
+        self.end(closed)
+    }
+
+    /// Looks for all that is left at these addresses, which are not here any more, and [`Self::end_some`] ends it: when they come
+    /// back, clients of the other node may have its ports.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn leave(&mut self, addresses: &[IpAddr], ports: &[u16]) -> io::Result<()> {
+        let closed = CLOSED_STATES.iter().fold(0, |states, state| states | 1_u32 << state);
+        for unspecified in [IpAddr::from([0_u8; 4]), IpAddr::from([0_u16; 8])] {
+            for port in ports {
+                let request = InetRequest {
+                    states: StateFlags::from_bits_truncate(closed),
+                    ..inet_request(SocketId {
+                        source_port: *port,
+                        destination_port: 0,
+                        source_address: unspecified,
+                        destination_address: unspecified,
+                        interface_id: 0,
+                        cookie: [0; 8],
+                    })
+                };
+                let left = &mut self.left;
+                self.netlink.dump_each(SockDiagMessage::InetRequest(request), |_, body| {
+                    let closed = InetResponseHeader::parse(body).ok().and_then(closed_by_us);
+                    let closed = closed.filter(|id| addresses.contains(&id.source_address.to_canonical()));
+                    left.extend(closed.filter(|_| left.len() < LEFT_MAX));
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends some of what was found; is there more?
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn end_some(&mut self) -> io::Result<bool> {
+        let some = self.left.split_off(self.left.len().saturating_sub(END_MAX));
+        if self.left.is_empty() {
+            self.left = Vec::new();
+        }
+        self.end(some)?;
+        Ok(self.has_some())
+    }
+
+    /// Is there anything for [`Self::end_some`]?
+    pub(super) fn has_some(&self) -> bool {
+        !self.left.is_empty()
+    }
+
+    fn end(&mut self, closed: Vec<SocketId>) -> io::Result<()> {
         if closed.is_empty() {
             return Ok(());
         }
@@ -99,19 +160,24 @@ impl TimeWait {
     }
 }
 
+/// States of a connection that this side has closed.
+const CLOSED_STATES: [u8; 5] = [TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_CLOSING, TCP_LAST_ACK, TCP_TIME_WAIT];
+
 /// Where there is no connection the kernel names the socket that listens, which stays.
 fn closed_by_us(socket: InetResponseHeader) -> Option<SocketId> {
-    [TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_CLOSING, TCP_LAST_ACK, TCP_TIME_WAIT]
-        .contains(&socket.state)
-        .then_some(socket.socket_id)
+    CLOSED_STATES.contains(&socket.state).then_some(socket.socket_id)
 }
 
 fn request(id: SocketId) -> SockDiagMessage {
-    SockDiagMessage::InetRequest(InetRequest {
+    SockDiagMessage::InetRequest(inet_request(id))
+}
+
+fn inet_request(id: SocketId) -> InetRequest {
+    InetRequest {
         family: if id.source_address.is_ipv4() { AF_INET } else { AF_INET6 },
         protocol: IPPROTO_TCP,
         extensions: ExtensionFlags::empty(),
         states: StateFlags::all(),
         socket_id: id,
-    })
+    }
 }

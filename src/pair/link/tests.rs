@@ -319,10 +319,10 @@ fn settings_that_differ_are_named_and_no_value_is_sent() {
 fn flows_go_to_the_peer_and_are_taken_once() {
     let mut two = Two::new();
     two.run(ms(300));
-    two.step(0, Event::Flow { flow: flow(1), came: true });
-    two.step(0, Event::Flow { flow: flow(2), came: true });
+    two.step(0, Event::Flow { flow: flow(1), change: FlowChange::Came });
+    two.step(0, Event::Flow { flow: flow(2), change: FlowChange::Came });
     two.run(ms(300));
-    two.step(0, Event::Flow { flow: flow(2), came: false });
+    two.step(0, Event::Flow { flow: flow(2), change: FlowChange::Went });
     two.run(ms(300));
     two.cut = [true; 2];
     two.run(ms(3000));
@@ -494,7 +494,8 @@ proptest! {
                 }
                 Happening::Flow(side, port, came) => {
                     if came { flows[side].insert(flow(port)) } else { flows[side].remove(&flow(port)) };
-                    two.step(side, Event::Flow { flow: flow(port), came });
+                    let change = if came { FlowChange::Came } else { FlowChange::Went };
+                    two.step(side, Event::Flow { flow: flow(port), change });
                 }
                 Happening::Pass(time) => two.run(ms(time)),
             }

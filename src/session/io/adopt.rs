@@ -288,7 +288,7 @@ impl Adopted {
         self.unwanted.into_iter().for_each(|stream| drop(tokio::spawn(goodbye(stream))));
         for (mut stream, fault, name) in self.refused {
             tracing::info!("{name} closing because: {}", fault.text);
-            tokio::spawn(async move { super::login::tell(&mut stream, fault).await });
+            tokio::spawn(async move { super::farewell::tell(&mut stream, fault).await });
         }
     }
 

@@ -527,9 +527,7 @@ impl Session {
             }
         }
         if self.info.ending().is_some_and(|ending| ending.unreachable) {
-            // Otherwise the kernel would go on with it for minutes, and answer in its name if the address comes back and the
-            // client has taken the same port again. It may be gone already.
-            let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+            super::farewell::abandon(&self.stream);
             return;
         }
         // A client that does not read is not waited for.
@@ -537,7 +535,7 @@ impl Session {
             poll_fn(|cx| self.poll_to_client(cx)).await?;
             drop(parting);
             // There are last words, ours or the server's.
-            if told { super::login::linger(&mut self.stream).await } else { self.stream.shutdown().await }
+            if told { super::farewell::linger(&mut self.stream).await } else { self.stream.shutdown().await }
         };
         let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
     }

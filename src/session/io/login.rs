@@ -1,6 +1,6 @@
 //! A client logs in: first packets, TLS, authentication, limits, welcome; all under one deadline.
 
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,10 +8,12 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::roster::{ClientInfo, Ending};
+use super::farewell::{abandon, tell};
+use super::floating::not_here;
+use super::roster::{ClientInfo, Ending, Move};
 use super::route::{ConsoleEntry, Entry, Params, Route, client_channel};
 use super::server::Server;
 use super::shared::{PoolContext, Reported, Shared, lock};
@@ -19,7 +21,7 @@ use super::subject::Subject;
 use crate::auth::{
     ClientLogin, Derivation, Evidence, LoginParams, MAX_PASSWORD_BYTES, Method, ScramKeys, ScramSecret, Secret, Step,
 };
-use crate::fault::{Culprit, Fault, Severity};
+use crate::fault::{Culprit, Fault};
 use crate::ids::{ClientId, PoolId};
 use crate::net::buffer::Buffer;
 use crate::net::stream::{Peer, Stream};
@@ -170,6 +172,8 @@ enum Failed {
     Refused(Fault, String),
     /// The client is gone, or never was one; for the log.
     Gone(String),
+    /// Nothing reaches it any more: its floating address is elsewhere.
+    Unreachable,
     /// It was a cancel request, which is done.
     Cancel,
 }
@@ -204,7 +208,9 @@ struct Arrival {
 pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
     let params = shared.params();
     let (peer, local) = (stream.peer(), stream.local_addr());
-    shared.roster.note(&peer, local, true);
+    let mut hold = shared.floating.follow(local);
+    shared.roster.note(&peer, local, Move::Came);
+    let elsewhere = hold.is_elsewhere();
     let mut seat = SeatGuard::enter(shared);
     let mut arrival = Arrival {
         id: ClientId(shared.ids.draw()),
@@ -221,13 +227,20 @@ pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
     let limit = if limit.is_zero() { Duration::from_secs(86_400 * 365) } else { limit };
     let began = crate::clock::Time::now();
     let mut presence = Presence { shared: Arc::clone(shared), id: arrival.id, key: None };
-    let result = match timeout(limit, Box::pin(arrival.run(&mut seat, &mut presence))).await {
-        Ok(Ok((info, to))) => Ok((info, to)),
-        Ok(Err(failed)) => Err(failed),
-        Err(_) => Err(Failed::Fault(Fault::fatal(Culprit::Client, "client_login_timeout").with_sqlstate("08P01"))),
+    let result = tokio::select! {
+        biased;
+        () = hold.left() => Err(Failed::Unreachable),
+        () = ready(()), if elsewhere => Err(Failed::Unreachable),
+        result = timeout(limit, Box::pin(arrival.run(&mut seat, &mut presence))) => result.unwrap_or_else(|_| {
+            Err(Failed::Fault(Fault::fatal(Culprit::Client, "client_login_timeout").with_sqlstate("08P01")))
+        }),
     };
     match result {
         Ok((info, to)) => {
+            if hold.has_left() {
+                // It was not listed yet when those who were listed were let go of.
+                info.end(Ending::unreachable(not_here()));
+            }
             let stream = arrival.stream.take()?;
             Some(LoggedIn { stream, input: std::mem::take(&mut arrival.input), info, seat, presence, to })
         }
@@ -235,8 +248,9 @@ pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
             drop(seat);
             let _parting = shared.roster.part();
             drop(presence);
+            let what = if matches!(failed, Failed::Unreachable) { Move::Lost } else { Move::Went };
             arrival.turn_away(failed, crate::clock::Time::now().since(began).as_secs()).await;
-            shared.roster.note(&peer, local, false);
+            shared.roster.note(&peer, local, what);
             None
         }
     }
@@ -265,6 +279,13 @@ impl Arrival {
             Failed::Refused(fault, reason) => (fault, reason),
             Failed::Gone(reason) => {
                 tracing::debug!(subject = %self.subject(), "{name} closing because: {reason} (age={age_s}s)");
+                return;
+            }
+            Failed::Unreachable => {
+                tracing::debug!(subject = %self.subject(), "{name} closing because: {} (age={age_s}s)", not_here().text);
+                if let Some(stream) = &self.stream {
+                    abandon(stream);
+                }
                 return;
             }
             Failed::Cancel => return,
@@ -705,27 +726,6 @@ impl Arrival {
             self.fill().await?;
         }
     }
-}
-
-/// Last words to a client. One that does not listen is not waited for.
-pub(super) async fn tell(stream: &mut Stream, fault: Fault) {
-    let mut out = Vec::new();
-    reply::put_error(&mut out, &Fault { severity: Severity::Fatal, ..fault });
-    let _ = timeout(Duration::from_secs(1), async {
-        stream.write_all(&out).await?;
-        stream.flush().await?;
-        linger(stream).await
-    })
-    .await;
-}
-
-/// Ends a stream so that the last words reach the client: no more is written, and what the client still sends is read and
-/// thrown away until it ends too. Closing with unread bytes would make the kernel reset the connection and lose them.
-pub(super) async fn linger(stream: &mut Stream) -> io::Result<()> {
-    stream.shutdown().await?;
-    let mut sink = [0; 1024];
-    while stream.read(&mut sink).await? > 0 {}
-    Ok(())
 }
 
 /// The longest user or database name that is taken, in bytes; PostgreSQL itself cuts names at 63.

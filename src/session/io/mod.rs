@@ -6,6 +6,8 @@ pub mod adopt;
 pub mod cancel;
 pub mod client;
 pub mod connect;
+pub mod farewell;
+pub mod floating;
 pub mod freeze;
 pub mod host;
 pub mod login;

@@ -359,15 +359,26 @@ impl fmt::Display for ServerInfo {
     }
 }
 
-/// A TCP client that came or went: its address, ours, and whether it came.
+/// A TCP client that came or went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Movement {
     /// The client's end.
     pub peer: SocketAddr,
     /// Our end.
     pub local: SocketAddr,
-    /// It came; else it went.
-    pub came: bool,
+    /// Which of them.
+    pub what: Move,
+}
+
+/// What a TCP client did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// It came.
+    Came,
+    /// It went, and knows so.
+    Went,
+    /// It was let go of, as the floating address by which it came is not here any more. It does not know.
+    Lost,
 }
 
 /// Movements that may wait for whoever keeps the list of another node.
@@ -412,13 +423,14 @@ impl Roster {
     pub fn add_client(&self, client: Arc<ClientInfo>) {
         lock(&self.clients).insert(client.id, Arc::clone(&client));
         // After it is listed: whoever forgets what was noted and then lists all misses nobody.
-        self.note(&client.peer, client.local, true);
+        self.note(&client.peer, client.local, Move::Came);
     }
 
     /// A client left.
     pub fn remove_client(&self, id: ClientId) {
         if let Some(client) = lock(&self.clients).remove(&id) {
-            self.note(&client.peer, client.local, false);
+            let lost = client.ending().is_some_and(|ending| ending.unreachable);
+            self.note(&client.peer, client.local, if lost { Move::Lost } else { Move::Went });
         }
         self.left.notify_waiters();
     }
@@ -429,14 +441,14 @@ impl Roster {
     }
 
     /// Notes that a client came or went. One that is only logging in is not listed, and must learn of its node's death too.
-    pub fn note(&self, peer: &Peer, local: Option<SocketAddr>, came: bool) {
+    pub fn note(&self, peer: &Peer, local: Option<SocketAddr>, what: Move) {
         if !self.journaled.load(Ordering::Acquire) {
             return;
         }
         let (Peer::Inet(peer), Some(local)) = (peer, local) else { return };
         let mut journal = lock(&self.journal);
         if journal.movements.len() < MOVEMENTS_MAX {
-            journal.movements.push(Movement { peer: *peer, local, came });
+            journal.movements.push(Movement { peer: *peer, local, what });
         } else {
             journal.overflowed = true;
         }

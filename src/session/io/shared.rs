@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
+use super::floating::Floating;
 use super::freeze::{Freeze, Parcel};
 use super::host::SessionHost;
 use super::roster::Roster;
@@ -40,6 +41,8 @@ pub struct Shared {
     pub keys: Mutex<Keys>,
     /// Whether sessions are to come to rest.
     pub freeze: Freeze,
+    /// The floating addresses of a pair.
+    pub floating: Floating,
     /// What the statistics count, by database.
     pub stats: Mutex<FxHashMap<DatabaseId, Arc<Stats>>>,
     pub(super) opening: Mutex<FxHashMap<ServerId, AbortHandle>>,
@@ -170,6 +173,7 @@ impl Shared {
             statements: Mutex::default(),
             keys: Mutex::default(),
             freeze: Freeze::default(),
+            floating: Floating::default(),
             stats: Mutex::default(),
             opening: Mutex::default(),
             cancels: Mutex::default(),

@@ -7,6 +7,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -123,13 +124,13 @@ class Gaps:
         self.answers = [(at, name) for at, name in asked if name != "-"]
         # From the last question that was answered to the next one, where one between them was not. Two that were answered are
         # no gap, however far apart: then it was the probe that stood still.
-        self.longest_ms, last, missed = 1.0, None, False
+        self.longest_ms, self.resumed_us, last, missed = 1.0, 0, None, False
         for at, name in asked:
             if name == "-":
                 missed = True
                 continue
-            if missed and last is not None:
-                self.longest_ms = max(self.longest_ms, (at - last) / 1000)
+            if missed and last is not None and (at - last) / 1000 > self.longest_ms:
+                self.longest_ms, self.resumed_us = (at - last) / 1000, at
             last, missed = at, False
         if missed and last is not None:
             self.longest_ms = max(self.longest_ms, (asked[-1][0] - last) / 1000)
@@ -148,6 +149,35 @@ class Prober:
         gaps = Gaps(output.splitlines())
         assert len(gaps.answers) > 50, f"the probe was hardly ever answered: {len(gaps.answers)} times"
         return gaps
+
+
+SEE_ADVERTS = """
+import socket, time
+heard = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+heard.bind(("eth0", 0))
+while True:
+    packet = heard.recv(128)
+    now = time.monotonic_ns() // 1000
+    if packet[0] >> 4 == 4 and packet[9] == 112 or packet[0] >> 4 == 6 and packet[6] == 112:
+        print(packet[0] >> 4, now, flush=True)
+"""
+
+
+class Adverts:
+    """Notes when VRRP adverts come by at the clients' host."""
+
+    def __init__(self, lab: Lab):
+        self.process = lab.spawn("c", sys.executable, "-c", SEE_ADVERTS, stdout=subprocess.PIPE, text=True)
+
+    def last_before(self, us: int) -> dict[str, int]:
+        """The last one of each family before this time, in microseconds of the monotonic clock. Ends it."""
+        self.process.terminate()
+        output, _ = self.process.communicate(timeout=10)
+        found = {}
+        for family, at in (line.split() for line in output.splitlines()):
+            if int(at) < us:
+                found[family] = int(at)
+        return found
 
 
 def chown(path: Path) -> None:
