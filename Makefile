@@ -3,9 +3,11 @@
 # make bench   pgtandem beside PgBouncer and a direct connection (BENCH_FLAGS='--quick')
 # make systemd pgtandem under a real systemd in a container; as root, or through sudo
 # make topology  two nodes, clients and PostgreSQL in network namespaces, keepalived beside; as root, or through sudo
+# make nix     what can be known of the Nix files without NixOS
+# make scenarios  the scenarios of vm-tests/ in containers; as root, or through sudo (SCENARIOS='ha-failover replication')
 # make kernel-tls  the tests that need kernel TLS, restarts among them, in a QEMU guest (part of check)
 # make fuzz    fuzzes one parser: TARGET=frame SECONDS=60
-.PHONY: demo check bench fuzz kernel-tls systemd topology fmt clippy test doc licences e2e demo-smoke tools
+.PHONY: demo check bench fuzz kernel-tls systemd topology nix scenarios fmt clippy test doc licences e2e demo-smoke tools
 .NOTPARALLEL:
 
 SHELL := /bin/bash
@@ -23,7 +25,7 @@ demo:
 bench:
 	@exec benches/peers $(BENCH_FLAGS)
 
-check: tools fmt clippy test doc licences kernel-tls topology e2e systemd demo-smoke
+check: tools fmt clippy nix test doc licences kernel-tls topology scenarios e2e systemd demo-smoke
 	@echo "check: everything passed"
 
 # With the release build: the guest's processor is emulated.
@@ -36,6 +38,14 @@ topology:
 	cargo build --release --locked --bin pgtandem
 	as_root=(); [ "$$(id -u)" = 0 ] || as_root=(sudo --preserve-env=PGTANDEM_BIN,CARGO_TARGET_DIR); \
 	    PGTANDEM_BIN=$(CARGO_TARGET_DIR)/release/pgtandem "$${as_root[@]}" tests/topology/run $(TOPOLOGY_FLAGS)
+
+nix:
+	tests/nix/run
+
+scenarios:
+	cargo build --release --locked --bin pgtandem
+	as_root=(); [ "$$(id -u)" = 0 ] || as_root=(sudo --preserve-env=PGTANDEM_BIN,PGTANDEM_VM_CACHE,CARGO_TARGET_DIR); \
+	    PGTANDEM_BIN=$(CARGO_TARGET_DIR)/release/pgtandem "$${as_root[@]}" vm-tests/run $(SCENARIOS)
 
 tools:
 	@.ci/install python3 cc git openssl postgresql strace ip nft tshark keepalived

@@ -1,0 +1,171 @@
+# What can be known to be wrong before anything is built. Everything else is said by `pgtandem check`, when the system is.
+{ config, lib, ... }:
+let
+  cfg = config.services.pgtandem;
+  inherit (cfg) ha;
+  shared = import ./types.nix { inherit lib; };
+  secrets = import ./secrets.nix { inherit lib cfg; };
+  inherit (import ./passwords.nix { inherit lib; }) inEntries inSettings inIni;
+
+  ownIni = cfg.pgbouncerConfigFile != null;
+  iniInStore =
+    ownIni && (lib.isPath cfg.pgbouncerConfigFile || lib.isStorePath cfg.pgbouncerConfigFile);
+  iniText = lib.optionalString iniInStore (lib.readFile cfg.pgbouncerConfigFile);
+
+  found =
+    inSettings "settings" cfg.settings
+    ++ inEntries "databases" cfg.databases
+    ++ inEntries "users" cfg.users
+    ++ inSettings "ha.settings" ha.settings
+    ++ map (line: "pgbouncerConfigFile (${line})") (inIni iniText);
+
+  fileSettings = lib.filterAttrs (
+    name: value: lib.isString value && (lib.hasSuffix "_file" name || lib.hasSuffix "_key" name)
+  ) (cfg.settings // ha.settings);
+  inStore = lib.filter (
+    name: lib.isStorePath fileSettings.${name} && lib.match ".*(auth|key|secret).*" name != null
+  ) (lib.attrNames fileSettings);
+  twice = lib.intersectLists (lib.attrNames secrets.pgtandem) (lib.attrNames cfg.settings);
+
+  say = assertion: message: {
+    inherit assertion;
+    message = "services.pgtandem.${message}";
+  };
+
+  general = [
+    (say (found == [ ])
+      ''${lib.concatStringsSep ", services.pgtandem." found}: this is a password, and everybody can read the Nix store. Write users and their passwords into a file that only root can read, and name it in services.pgtandem.userlistFile = "/run/secrets/userlist.txt"; pgtandem logs in to servers with the passwords of that file, too.''
+    )
+    (say (inStore == [ ])
+      ''settings.${lib.concatStringsSep ", settings." inStore}: this file is in the Nix store, which everybody can read. Write a quoted absolute path ("/run/secrets/…"), or use the option for it (userlistFile, clientTls.keyFile, ha.pairSecretFile …).''
+    )
+    (say (twice == [ ])
+      "settings.${lib.concatStringsSep ", settings." twice}: also given by the option for this file. Remove one of them."
+    )
+    (say (!ownIni || cfg.databases == { } && cfg.users == { })
+      "pgbouncerConfigFile: databases and users stand in that file; remove services.pgtandem.databases and services.pgtandem.users."
+    )
+    (say (ownIni || cfg.databases != { })
+      ''databases: there is none, so nobody could log in. Say services.pgtandem.databases.NAME.host = "…"; or bring a file by services.pgtandem.pgbouncerConfigFile.''
+    )
+    (say (
+      cfg.user != "root"
+    ) "user: pgtandem never serves as root. Leave the option out, or name an ordinary user.")
+    (say (
+      !(cfg.settings ? user)
+    ) "settings.user: the user is that of the service; use services.pgtandem.user.")
+    (say (ownIni || cfg.settings.unix_socket_dir != "/tmp")
+      "settings.unix_socket_dir: the service has a /tmp of its own, so nobody would find the socket there. Leave it out: it is /run/pgtandem."
+    )
+  ];
+
+  routers =
+    lib.optional (ha.addresses != [ ] || ha.virtualRouterId != null || ha.virtualRouters == { }) {
+      option = "ha";
+      inherit (ha) interface addresses virtualRouterId;
+    }
+    ++ lib.mapAttrsToList (name: router: {
+      option = "ha.virtualRouters.${name}";
+      interface = if router.interface != null then router.interface else ha.interface;
+      inherit (router) addresses virtualRouterId;
+    }) ha.virtualRouters;
+
+  routerAssertions = router: [
+    (say (router.interface != null)
+      "${router.option}.interface: say which network interface bears the floating addresses, such as \"eth0\"."
+    )
+    (say (router.addresses != [ ])
+      "${router.option}.addresses: say which floating addresses the pair holds, such as [ \"192.0.2.10\" ]."
+    )
+    (say (lib.all (address: shared.isAddress (shared.bare address)) router.addresses)
+      ''${router.option}.addresses: ${
+        lib.concatStringsSep ", " (lib.filter (it: !shared.isAddress (shared.bare it)) router.addresses)
+      } is no address. Write it in figures, without a prefix length: "192.0.2.10".''
+    )
+    (say
+      (router.virtualRouterId != null && router.virtualRouterId >= 1 && router.virtualRouterId <= 255)
+      "${router.option}.virtualRouterId: must be a number from 1 to 255, the same on both nodes and used by nothing else in the network, not ${toString router.virtualRouterId}."
+    )
+  ];
+
+  identities = map (
+    router: "${toString router.interface} ${toString router.virtualRouterId}"
+  ) routers;
+  floating = map shared.bare (lib.concatMap (router: router.addresses) routers);
+  own = lib.concatMap (node: lib.optional (node.address != null) node.address ++ node.addresses) (
+    lib.attrValues ha.nodes
+  );
+  priorities = map (node: node.priority) (lib.attrValues ha.nodes);
+  preempts = ha.settings.preempt or false;
+  outOfRange = lib.filter (priority: priority != null && (priority < 1 || priority > 255)) (
+    priorities
+    ++ lib.concatMap (router: lib.attrValues router.priority) (lib.attrValues ha.virtualRouters)
+  );
+  listensEverywhere =
+    lib.elem "*" cfg.settings.listen_addr
+    || lib.elem "0.0.0.0" cfg.settings.listen_addr
+    || lib.elem "::" cfg.settings.listen_addr;
+
+  firewall = config.networking.firewall;
+  rules = firewall.extraCommands + firewall.extraInputRules;
+  letsVrrpIn = lib.match ".*(vrrp|112).*" (lib.replaceStrings [ "\n" ] [ " " ] rules) != null;
+
+  pair = [
+    (say (lib.length (lib.attrNames ha.nodes) == 2)
+      ''ha.nodes: a pair has two nodes, not ${toString (lib.length (lib.attrNames ha.nodes))}. Say ha.nodes.pooler1.address = "192.0.2.1" and ha.nodes.pooler2.address = "192.0.2.2".''
+    )
+    (say (ha.nodes ? ${ha.nodeName})
+      ''ha.nodeName: "${ha.nodeName}" is none of ha.nodes (${lib.concatStringsSep ", " (lib.attrNames ha.nodes)}). Name the nodes as their hosts (networking.hostName), or set services.pgtandem.ha.nodeName.''
+    )
+    (say (lib.all (node: node.address != null || node.addresses != [ ]) (
+      lib.attrValues ha.nodes
+    )) "ha.nodes: a node has no address; the other one would not find it. Say ha.nodes.NAME.address.")
+    (say (lib.intersectLists own floating == [ ])
+      "ha.nodes: ${lib.concatStringsSep ", " (lib.intersectLists own floating)} is a floating address. A node's own address stays with it; the floating one must be another."
+    )
+    (say (lib.length (lib.unique identities) == lib.length identities)
+      "ha.virtualRouters: two of them have the same virtualRouterId on one interface. Give each a number of its own."
+    )
+    (say (outOfRange == [ ])
+      "ha.nodes: a priority is a number from 1 to 255, not ${
+        lib.concatMapStringsSep ", " toString outOfRange
+      }."
+    )
+    (say
+      (
+        !(lib.length (lib.unique priorities) == 1 && (preempts || lib.head priorities != null))
+        || lib.length priorities != 2
+      )
+      "ha.nodes: both nodes have the same priority, so neither comes first${lib.optionalString preempts ", and preempt means nothing"}. Give one of them a higher one: ha.nodes.NAME.priority = 200."
+    )
+    (say
+      (ha.pairSecretFile != null || ha.settings ? pair_secret_file || ha.settings ? pair_tls_cert_file)
+      ''ha.pairSecretFile: the nodes know each other by a secret. Make one with `openssl rand -hex 32`, put it on both nodes where only root can read it, and name it: ha.pairSecretFile = "/run/secrets/pair.secret".''
+    )
+    (say (ownIni || listensEverywhere || lib.subtractLists cfg.settings.listen_addr floating == [ ])
+      ''settings.listen_addr: clients come in at the floating addresses (${lib.concatStringsSep ", " floating}), and nothing listens there. Say listen_addr = [ "*" ], or name them too.''
+    )
+    (say (!firewall.enable || cfg.openFirewall || letsVrrpIn)
+      "openFirewall: the firewall drops VRRP (IP protocol 112), so both nodes would take the addresses. Set services.pgtandem.openFirewall = true, or let the protocol in with networking.firewall.extraInputRules or extraCommands."
+    )
+  ];
+in
+{
+  config = lib.mkIf cfg.enable {
+    assertions = general ++ lib.optionals ha.enable (lib.concatMap routerAssertions routers ++ pair);
+    warnings =
+      map
+        (
+          address:
+          "services.pgtandem.ha: the prefix length of ${address} is not used; a floating address is held as one host's address."
+        )
+        (
+          lib.optionals ha.enable (
+            lib.filter (lib.hasInfix "/") (lib.concatMap (router: router.addresses) routers)
+          )
+        )
+      ++
+        lib.optional (!ha.enable && (ha.nodes != { } || ha.addresses != [ ]))
+          "services.pgtandem.ha: nodes and addresses are given, but ha.enable is not set: this node holds no floating address.";
+  };
+}
