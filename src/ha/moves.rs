@@ -284,6 +284,11 @@ impl Ha {
                 self.unanswered(now, cause, accepted, text, out);
             }
             Phase::Yielding { .. } if due => self.move_ended(now, Some("nobody has taken over".to_owned()), out),
+            // One that was taken over is back before the others have been: whoever ordered this must hear of it all the same.
+            Phase::Relief { .. } if due => {
+                let text = "some of the addresses were taken over, and have come back";
+                self.move_ended(now, Some(text.to_owned()), out);
+            }
             Phase::Asking { .. } | Phase::Yielding { .. } | Phase::Relief { .. } => {}
         }
     }

@@ -441,6 +441,28 @@ fn a_switchover_to_one_who_does_not_preempt_succeeds_after_the_goodbye() {
 }
 
 #[test]
+fn a_switchover_of_which_one_router_comes_back_early_is_answered() {
+    let mut two = params(true, false);
+    let first = two.routers.first().unwrap();
+    two.routers.push(RouterParams { key: RouterKey { vrid: 52, ..KEY }, ..first.clone() });
+    let mut bench = Bench::new(two);
+    bench.all_good();
+    let is = |bench: &mut Bench, router, to, reason| bench.step(Event::Router { router, to, reason });
+    for router in [0, 1] {
+        is(&mut bench, router, State::Active, Reason::Started);
+    }
+    bench.switchover();
+    bench.step(Event::Quiesced);
+    is(&mut bench, 0, State::Backup, Reason::Yielded { to: PEER });
+    is(&mut bench, 1, State::Backup, Reason::NobodyTookOver);
+    let actions = is(&mut bench, 0, State::Active, Reason::Preempts { of: PEER, priority: 253 });
+    assert_eq!(done(&actions), None, "the other one may still be taken over");
+    let (ok, text) = done(&bench.pass(600)).map(|(ok, text)| (ok, text.to_owned())).unwrap();
+    assert!(!ok && text.contains("have come back"), "{text}");
+    assert!(!bench.ha.is_moving());
+}
+
+#[test]
 fn whoever_drains_without_a_link_lets_another_one_win() {
     let mut bench = Bench::new(params(false, false));
     bench.all_good();
