@@ -33,6 +33,7 @@ let
           "@self@"
           "@peer@"
           "@priority@"
+          "@peer_priority@"
         ]
         ++ map (host: "@${host}@") hosts
       )
@@ -41,16 +42,10 @@ let
           (addressOf name)
           (lib.optionalString isPair (addressOf (peerOf name)))
           (toString (priorities.${name} or ""))
+          (toString (priorities.${peerOf name} or ""))
         ]
         ++ map addressOf hosts
       );
-
-  secretFile = text: "${pkgs.writeText "for-this-test-only" text}";
-  # In a test nothing is secret; elsewhere these files come from sops-nix, agenix or by hand.
-  secrets = {
-    "pgtandem-secrets/userlist.txt" = ''"app" "secret"'' + "\n" + ''"admin" "admin-secret"'' + "\n";
-    "pgtandem-secrets/pair.secret" = "a secret of the scenarios, long enough for two nodes\n";
-  };
 
   common = name: {
     networking.firewall.enable = lib.mkDefault true;
@@ -64,12 +59,17 @@ let
     environment.etc = ownFiles name;
   };
 
+  groupsOf = name: lib.optional (lib.elem name pair) "poolers" ++ [ name ];
+  brings =
+    name: path:
+    files != null && lib.any (group: lib.pathExists (files + "/${group}/etc/${path}")) (groupsOf name);
+
   # Below NAME/HOST/etc/, and NAME/poolers/etc/ for both poolers.
   ownFiles =
     name:
     let
       groups = lib.filter (group: files != null && lib.pathExists (files + "/${group}/etc")) (
-        lib.optional (lib.elem name pair) "poolers" ++ [ name ]
+        groupsOf name
       );
       below = group: lib.filesystem.listFilesRecursive (files + "/${group}/etc");
       entry =
@@ -85,18 +85,40 @@ let
       module
       (common name)
     ];
-    environment.etc = lib.mapAttrs (_: text: {
-      source = secretFile text;
-      mode = "0600";
-    }) secrets;
+    # As sops-nix or agenix would have it: the secrets are there before the service begins. Here the script brings them, so that
+    # none is in the store.
+    systemd.services.secrets = {
+      description = "Secrets of this machine";
+      requiredBy = [ "pgtandem.service" ];
+      before = [ "pgtandem.service" ];
+      serviceConfig.Type = "oneshot";
+      serviceConfig.TimeoutStartSec = 600;
+      script = "until [ -e /var/lib/secrets/userlist.txt ]; do sleep 0.1; done";
+    };
     services.pgtandem =
-      if toml == null then defaults name else ofToml (lib.fromTOML (filledIn name (lib.readFile toml)));
+      if brings name "pgbouncer/pgbouncer.ini" then
+        {
+          enable = true;
+          openFirewall = true;
+          pgbouncerConfigFile = "/etc/pgbouncer/pgbouncer.ini";
+        }
+      else if toml == null then
+        defaults name
+      else
+        ofToml (lib.fromTOML (filledIn name (lib.readFile toml)));
+    # What a file outside the store says of its port nobody knows here.
+    networking.firewall.allowedTCPPorts = [ 6432 ];
+    # A neighbour of another make, for the script to start.
+    systemd.services.keepalived = lib.mkIf (brings name "keepalived/keepalived.conf") {
+      description = "keepalived";
+      serviceConfig.ExecStart = "${pkgs.keepalived}/bin/keepalived -n -l -f /etc/keepalived/keepalived.conf";
+    };
   };
 
   shared = {
     enable = true;
     openFirewall = true;
-    userlistFile = "/etc/pgtandem-secrets/userlist.txt";
+    userlistFile = "/var/lib/secrets/userlist.txt";
   };
   nodes = lib.genAttrs pair (name: {
     address = addressOf name;
@@ -140,7 +162,7 @@ let
         ];
         virtualRouterId = 51;
         inherit nodes;
-        pairSecretFile = "/etc/pgtandem-secrets/pair.secret";
+        pairSecretFile = "/var/lib/secrets/pair.secret";
       };
     };
 
@@ -174,7 +196,7 @@ let
         // {
           enable = true;
           inherit nodes;
-          pairSecretFile = "/etc/pgtandem-secrets/pair.secret";
+          pairSecretFile = "/var/lib/secrets/pair.secret";
           settings = removeAttrs (rest ha) [
             "priority"
             "peer_address"
@@ -214,8 +236,8 @@ let
       };
       initialScript = lib.mkIf (name == "primary") (
         pkgs.writeText "roles.sql" ''
-          CREATE ROLE replicator LOGIN REPLICATION PASSWORD 'secret';
-          CREATE ROLE app LOGIN PASSWORD 'secret' IN ROLE pg_monitor;
+          CREATE ROLE replicator LOGIN REPLICATION;
+          CREATE ROLE app LOGIN IN ROLE pg_monitor;
           CREATE DATABASE app OWNER app;
         ''
       );
@@ -236,7 +258,7 @@ let
         TimeoutStartSec = 600;
       };
       script = ''
-        until pg_basebackup --dbname='host=primary user=replicator password=secret connect_timeout=2' \
+        until pg_basebackup --dbname='host=primary user=replicator passfile=/var/lib/pgpass connect_timeout=2' \
             --pgdata=/var/lib/postgresql/17 --write-recovery-conf --wal-method=stream --checkpoint=fast --no-sync; do
           rm -rf /var/lib/postgresql/17/*
           sleep 0.3
@@ -267,8 +289,22 @@ let
 in
 {
   nodes = lib.getAttrs hosts all;
-  # What scripts find as variables.
+  # What scripts find as variables, and the secrets.
   prelude = ''
     floating, floating6 = "${floating}", "${floating6}"
+    pair_secret = __import__("secrets").token_hex(32)
+    for node in [${lib.concatStringsSep ", " (lib.intersectLists pair hosts)}]:
+        node.start()
+        node.succeed("install -d -m 700 /var/lib/secrets")
+        node.succeed(f"echo {pair_secret} > /var/lib/secrets/pair.secret")
+        node.succeed("""echo '"app" "secret"' > /var/lib/secrets/users; echo '"admin" "admin-secret"' >> /var/lib/secrets/users""")
+        node.succeed("chmod 600 /var/lib/secrets/*; mv /var/lib/secrets/users /var/lib/secrets/userlist.txt")
+    for node in [${lib.concatStringsSep ", " (lib.intersectLists [ "replica1" "replica2" ] hosts)}]:
+        node.start()
+        node.succeed("install -o postgres -m 600 /dev/stdin /var/lib/pgpass <<< primary:5432:*:replicator:secret")
+    primary.start()
+    primary.wait_for_unit("postgresql.target")
+    for role in ("app", "replicator"):
+        primary.succeed(f"runuser -u postgres -- psql -c \"ALTER ROLE {role} PASSWORD 'secret'\"")
   '';
 }
