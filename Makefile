@@ -25,6 +25,8 @@ demo:
 bench:
 	@exec benches/peers $(BENCH_FLAGS)
 
+# Of the scenarios the most telling ones; all of them: make scenarios.
+check: SCENARIOS ?= first-boot ha-failover replication
 check: tools fmt clippy nix test doc licences kernel-tls topology scenarios e2e systemd demo-smoke
 	@echo "check: everything passed"
 

@@ -71,8 +71,9 @@ in
       before = [ "pgtandem.service" ];
       startLimitIntervalSec = 0;
 
-      # What it holds lasts two seconds without it, so a restart must be one. It rereads its file when pgtandem does.
-      stopIfChanged = false;
+      # Never in one job with pgtandem, whose next process would find the helper of the last one gone, and the peer would take
+      # over: see below. It rereads its file when pgtandem does.
+      restartIfChanged = false;
 
       environment.PGTANDEM_CONFIG = config.systemd.services.pgtandem.environment.PGTANDEM_CONFIG;
       serviceConfig = import ./hardening.nix // {
@@ -111,6 +112,26 @@ in
           "capset"
         ];
       };
+    };
+
+    # A new package for the helper, once pgtandem has its own: alone that is no failover.
+    systemd.services.pgtandem-helper-update = {
+      description = "pgtandem, new package for the holder of floating addresses";
+      wantedBy = [ "multi-user.target" ];
+      after = [
+        "pgtandem.service"
+        "pgtandem-helper.service"
+      ];
+      serviceConfig = {
+        Type = "oneshot";
+        RemainAfterExit = true;
+      };
+      script = ''
+        pid=$(systemctl show --property=MainPID --value pgtandem-helper.service)
+        if [ "$pid" != 0 ] && [ "$(readlink "/proc/$pid/exe")" != ${lib.getExe cfg.package} ]; then
+          systemctl restart pgtandem-helper.service
+        fi
+      '';
     };
 
     networking.firewall = lib.mkIf cfg.openFirewall {

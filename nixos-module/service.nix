@@ -61,7 +61,8 @@ in
       serviceConfig = import ./hardening.nix // {
         Type = "notify-reload";
         ExecStart = "${lib.getExe cfg.package} ${name}";
-        ExecReload = "${lib.getExe cfg.package} check -q ${name}";
+        # Not the files of secrets: before systemd 258 this command has none of the service's credentials.
+        ExecReload = "${lib.getExe cfg.package} check -q --without-files ${name}";
         User = cfg.user;
         Group = cfg.group;
         LoadCredential = lib.mapAttrsToList (setting: path: "${setting}:${path}") secrets.all;

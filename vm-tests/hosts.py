@@ -18,6 +18,8 @@ _HERE = Path(__file__).parent
 _PACKAGING = _HERE.parent / "packaging"
 _PROGRAMS = _HERE / "programs"
 _PAIR_SECRET = "a secret of the scenarios, long enough for two nodes\n"
+# A scenario that brings this file for a pooler has it read that file, instead of pgtandem.toml.
+_INI = "/etc/pgbouncer/pgbouncer.ini"
 _PAIR = ("pooler1", "pooler2")
 _PRIORITY = {"pooler1": 150, "pooler2": 100}
 
@@ -61,8 +63,15 @@ def _pooler(name: str, root: Root, network: Network, scenario: Path) -> None:
     root.write(f"{folder}/pgtandem.toml", text)
     # Root's alone: systemd hands them over, under the names of the settings.
     root.write("/etc/systemd/system/pgtandem.service.d/secrets.conf",
-               f"[Service]\nLoadCredential=auth_file:{folder}/userlist.txt\n"
+               # Before systemd 258 a reload's command has no credentials.
+               "[Service]\nExecReload=\nExecReload=/usr/bin/pgtandem check -q --without-files ${PGTANDEM_CONFIG}\n"
+               f"LoadCredential=auth_file:{folder}/userlist.txt\n"
                f"LoadCredential=pair_secret_file:{folder}/pair.secret\n")
+    if any((scenario.with_suffix("") / group / _INI.lstrip("/")).exists() for group in ("poolers", name)):
+        # As the module does it with pgbouncerConfigFile.
+        root.write("/etc/systemd/system/pgtandem.service.d/ini.conf",
+                   f"[Service]\nEnvironment=PGTANDEM_CONFIG={_INI}\n"
+                   "RuntimeDirectory=pgbouncer postgresql\nLogsDirectory=pgbouncer\n")
     root.write(f"{folder}/userlist.txt", '"app" "secret"\n"admin" "admin-secret"\n', mode=0o600)
     root.write(f"{folder}/pair.secret", _PAIR_SECRET, mode=0o600)
 

@@ -177,8 +177,8 @@ class Machine:
 
     def _await_leader(self, deadline: float) -> None:
         """Learn the number of the host's first process from systemd-nspawn."""
-        assert self._notify is not None
         while not self._leader:
+            assert self._notify is not None
             try:
                 said = self._notify.recv(65536).decode().splitlines()
             except BlockingIOError:
@@ -187,6 +187,10 @@ class Machine:
             for line in said:
                 if line.startswith("X_NSPAWN_LEADER_PID="):
                     self._leader = int(line.partition("=")[2])
+        if self._notify is not None:
+            # It says more, and would wait for ever once nobody has read enough of it.
+            self._notify.close()
+            self._notify = None
 
     def _still_booting(self, deadline: float) -> None:
         assert self._nspawn is not None
