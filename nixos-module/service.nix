@@ -61,7 +61,7 @@ in
       serviceConfig = import ./hardening.nix // {
         Type = "notify-reload";
         ExecStart = "${lib.getExe cfg.package} ${name}";
-        # Not the files of secrets: before systemd 258 this command has none of the service's credentials.
+        # Not the files of secrets: systemd 257 gives this command none of the credentials of the service.
         ExecReload = "${lib.getExe cfg.package} check -q --without-files ${name}";
         User = cfg.user;
         Group = cfg.group;

@@ -63,7 +63,7 @@ def _pooler(name: str, root: Root, network: Network, scenario: Path) -> None:
     root.write(f"{folder}/pgtandem.toml", text)
     # Root's alone: systemd hands them over, under the names of the settings.
     root.write("/etc/systemd/system/pgtandem.service.d/secrets.conf",
-               # Before systemd 258 a reload's command has no credentials.
+               # systemd 257 gives the command of a reload no credentials.
                "[Service]\nExecReload=\nExecReload=/usr/bin/pgtandem check -q --without-files ${PGTANDEM_CONFIG}\n"
                f"LoadCredential=auth_file:{folder}/userlist.txt\n"
                f"LoadCredential=pair_secret_file:{folder}/pair.secret\n")

@@ -2,8 +2,8 @@
 //!
 //! A client may use a port again as soon as its connection is closed, while the node that closed it keeps it for a minute. If
 //! that client's next connection is to the other node, and that one dies, this node's kernel takes the client's segments for
-//! those of the old connection and answers in its place: no reset, and the client waits for ever. So the old connection is
-//! ended before the client is told (SOCK_DESTROY, sock_diag(7)).
+//! those of the old connection and answers in its place: no reset, and the client waits for ever. So the old connections are
+//! ended when the address has left this node, and what there still is before a client is told (SOCK_DESTROY, sock_diag(7)).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
