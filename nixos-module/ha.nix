@@ -71,8 +71,8 @@ in
       before = [ "pgtandem.service" ];
       startLimitIntervalSec = 0;
 
-      # Never in one job with pgtandem, whose next process would find the helper of the last one gone, and the peer would take
-      # over: see below. It rereads its file when pgtandem does.
+      # Not in one job with pgtandem: nobody would advertise meanwhile, and with a short interval the peer would take over. See
+      # below. It rereads its file when pgtandem does.
       restartIfChanged = false;
 
       environment.PGTANDEM_CONFIG = config.systemd.services.pgtandem.environment.PGTANDEM_CONFIG;

@@ -96,6 +96,10 @@ pub struct Ha {
     pub moved_v4: Vec<u8>,
     /// The same of IPv6.
     pub moved_v6: Vec<u8>,
+    /// Virtual routers that the process was active for, by VRID. The address helper knows better, if it is still the same one.
+    pub active_v4: Vec<u8>,
+    /// The same of IPv6.
+    pub active_v6: Vec<u8>,
 }
 
 /// Tracked parameters by name.

@@ -85,6 +85,10 @@ def client(address: str = ADDRESSES[0]) -> psycopg.Connection:
                            connect_timeout=10, prepare_threshold=None)
 
 
+def takeovers(node: Site) -> int:
+    return node.machine.messages(UNIT).count("from backup to active")
+
+
 def helper_pid(node: Site) -> int:
     return int(node.machine.show(HELPER, "MainPID"))
 
@@ -153,6 +157,21 @@ def test_a_restart_of_the_helper_keeps_the_address(active):
         holds_for(lambda: held() == set(ADDRESSES), "the addresses are there", 4)
         assert session.execute("select 1").fetchone() == (1,)
     print(watch.removed)
+
+
+def test_a_restart_of_both_at_once_keeps_address_and_clients(active):
+    pooler, helper = active.main_pid(), helper_pid(active)
+    before = takeovers(active)
+    with client() as session, Watch() as watch:
+        active.machine.systemctl("restart", UNIT, HELPER)
+        assert active.main_pid() != pooler and helper_pid(active) not in (0, helper)
+        # Longer than an address lives without a helper.
+        holds_for(lambda: held() == set(ADDRESSES), "the addresses are there", 4)
+        assert session.execute("select 1").fetchone() == (1,)
+    assert watch.removed == []
+    # Not as one that has heard nobody, either: the other node would have been first.
+    assert takeovers(active) == before
+    assert re.search(r"; active\b", active.machine.show(UNIT, "StatusText"))
 
 
 def test_a_killed_helper_comes_back_before_the_address_goes(active):

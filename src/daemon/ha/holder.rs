@@ -45,6 +45,8 @@ pub(super) struct Holder {
     unanswered_since: Option<Time>,
     examined_at: Time,
     trouble: String,
+    /// It is not the one that this process began with.
+    is_another: bool,
     /// That it is not reached was said.
     said: bool,
     /// A second descriptor of the channel, for a successor.
@@ -68,6 +70,7 @@ impl Holder {
             unanswered_since: None,
             examined_at: now,
             trouble: NOT_YET.to_owned(),
+            is_another: source.channel.is_none(),
             said: false,
             duplicate,
         };
@@ -124,6 +127,11 @@ impl Holder {
     /// Is it there, and does it answer?
     pub(super) fn is_there(&self) -> bool {
         self.client.is_some() && self.gone_since.is_none()
+    }
+
+    /// It is another one than a former process had, and knows nothing of that.
+    pub(super) fn is_another(&self) -> bool {
+        self.is_another
     }
 
     /// Why it does not hold addresses for us, if it has been away for too long or will not.
@@ -199,7 +207,10 @@ impl Holder {
         }
         why.clone_into(&mut self.trouble);
         self.gone_since.get_or_insert(now);
-        self.call_at = self.call_at.max(now + CALL_EVERY);
+        // The first one may have been replaced, and then the next one waits already.
+        if std::mem::replace(&mut self.is_another, true) {
+            self.call_at = self.call_at.max(now + CALL_EVERY);
+        }
     }
 
     /// New configuration. One that is the same to the helper is not mentioned.

@@ -10,6 +10,7 @@ mod clients;
 mod drift;
 mod flows;
 mod holder;
+mod legacy;
 mod link;
 pub mod material;
 mod notify;
@@ -45,7 +46,6 @@ use crate::config::ha::Ha as Settings;
 use crate::ha;
 pub(crate) use crate::handover::state::Ha as Testament;
 use crate::session::io::shared::lock;
-use crate::vrrp::Family;
 
 /// How long the thread may take to say how things stand. It answers at once, unless the machine stands still.
 const VIEW_PATIENCE: Duration = Duration::from_millis(300);
@@ -185,24 +185,15 @@ impl Node {
 
     /// What a successor has to know.
     pub(super) fn testament(&self) -> Testament {
-        let Some(View { ha, .. }) = self.view() else { return Testament::default() };
-        let moved = |family| {
-            let routers = ha.routers.iter().filter(|router| router.moved && router.key.family == family);
-            routers.map(|router| router.key.vrid).collect()
-        };
-        let (moved_v4, moved_v6) = (moved(Family::V4), moved(Family::V6));
-        Testament { maintenance: ha.maintenance.unwrap_or_default(), moved_v4, moved_v6 }
+        self.view().map(|View { ha, .. }| legacy::testament(ha)).unwrap_or_default()
     }
 
     /// What a predecessor has left: to be said before anything is decided.
-    fn heed(&self, testament: Testament) {
-        let Testament { maintenance, moved_v4, moved_v6 } = testament;
-        if !maintenance.is_empty() {
-            self.maintain(true, maintenance);
+    fn heed(&self, testament: &Testament) {
+        let moved = legacy::keys(&testament.moved_v4, &testament.moved_v6);
+        if !testament.maintenance.is_empty() {
+            self.maintain(true, testament.maintenance.clone());
         }
-        let key = |family| move |vrid| ha::RouterKey { vrid, family };
-        let v4 = moved_v4.into_iter().map(key(Family::V4));
-        let moved: Vec<_> = v4.chain(moved_v6.into_iter().map(key(Family::V6))).collect();
         if !moved.is_empty() {
             self.consider(ha::Event::Moved(moved));
         }

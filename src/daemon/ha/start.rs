@@ -16,7 +16,7 @@ use super::steward::{Steward, set_standby};
 use super::tell::Teller;
 use super::thread::{Begin, Order, Reconfigure, Thread};
 use super::wake::queue;
-use super::{Brief, DataPath, Node, servers};
+use super::{Brief, DataPath, Node, legacy, servers};
 use crate::clock::Time;
 use crate::config::Config;
 use crate::config::ha::Ha as Settings;
@@ -70,11 +70,15 @@ impl Daemon {
         // A helper that was started with this process is the only one; one that a former process has left may have come from
         // the socket, and then the next one does too.
         let called = (channel.is_none() || inherited) && !settings.settings.helper_socket.is_empty();
+        let testament = std::mem::take(&mut *lock(&self.testament));
+        let active = legacy::keys(&testament.active_v4, &testament.active_v6);
+        // Where the helper was replaced together with this process, its channel has not come along.
+        let inherits = (inherited || channel.is_none() && !active.is_empty()).then_some(active);
         let source = Source { channel, path: called.then(|| PathBuf::from(&settings.settings.helper_socket)) };
         let name = node_name(&settings);
         let (orders, outlet) = queue::<Order>()?;
         let (tasks, to_do) = mpsc::unbounded_channel();
-        let (brief, seen) = watch::channel(Brief { active: inherited, moving: false });
+        let (brief, seen) = watch::channel(Brief { active: inherits.is_some(), moving: false });
         let notifier = Notifier::start();
         let node = Arc::new(Node {
             name: name.clone(),
@@ -94,9 +98,9 @@ impl Daemon {
             orders: outlet,
             data_path,
             teller: Teller { node: name, tasks, brief, notifier },
-            inherits: inherited,
+            inherits,
         };
-        node.heed(std::mem::take(&mut *lock(&self.testament)));
+        node.heed(&testament);
         self.shared.roster.keep_journal();
         self.settle_shares(&settings);
         self.shared.floating.set(settings.addresses().collect());
@@ -117,16 +121,19 @@ impl Daemon {
             // What was said before there was a link.
             joined.orders.put(Order::Tell);
         });
-        let watched = Arc::clone(&node);
+        self.watch_servers(node);
+        std::thread::Builder::new().name("pgtandem-vrrp".into()).spawn(move || Thread::new(begin).run())?;
+        Ok(())
+    }
+
+    fn watch_servers(self: &Arc<Self>, node: Arc<Node>) {
         tokio::spawn(servers::watch(Arc::clone(self), move |reached| {
             let servers = match reached {
                 Ok(()) => ha::Servers::Reachable,
                 Err(reason) => ha::Servers::Unreachable(reason),
             };
-            watched.consider(ha::Event::Servers(servers));
+            node.consider(ha::Event::Servers(servers));
         }));
-        std::thread::Builder::new().name("pgtandem-vrrp".into()).spawn(move || Thread::new(begin).run())?;
-        Ok(())
     }
 
     /// A reload: virtual routers and link that are as they were are not touched.

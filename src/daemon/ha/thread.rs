@@ -17,6 +17,7 @@ use nix::sys::prctl;
 use nix::sys::time::TimeSpec;
 
 use super::holder::Holder;
+use super::legacy;
 use super::seat::{News, Seat};
 use super::tell::{Task, Teller, View, event_of};
 use super::wake::Outlet;
@@ -77,8 +78,8 @@ pub(super) struct Begin {
     pub(super) orders: Outlet<Order>,
     pub(super) data_path: Arc<Health>,
     pub(super) teller: Teller,
-    /// A former process has left addresses that are held.
-    pub(super) inherits: bool,
+    /// A former process has left addresses that are held, and was active for these virtual routers.
+    pub(super) inherits: Option<Vec<ha::RouterKey>>,
 }
 
 /// The thread's state.
@@ -95,7 +96,7 @@ pub(super) struct Thread {
     renewed_at: Time,
     /// The helper has welcomed us.
     welcomed: bool,
-    inherits: bool,
+    inherits: Option<Vec<ha::RouterKey>>,
     /// Another process is taking over.
     bridging: bool,
     over: bool,
@@ -337,7 +338,10 @@ impl Thread {
                     seat.link(now, standing.up, standing.own_address, socket, &mut self.holder);
                     seat.hold_again(now, &mut self.holder);
                 }
-                if std::mem::take(&mut self.inherits) {
+                if let Some(left) = self.inherits.take() {
+                    if self.holder.is_another() {
+                        held = legacy::still_here(&self.settings.routers, &left);
+                    }
                     self.inherit(now, &held);
                 }
             }

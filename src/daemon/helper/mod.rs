@@ -15,6 +15,7 @@
 //! | the pooler is stopped or stuck: the lease ends | removed at once | yes |
 //! | the pooler is replaced ([`menu::Request::Bridge`]) | stay, and are advertised | no |
 //! | the helper is restarted (SIGTERM) or killed | stay for two seconds; the pooler asks for them again | no |
+//! | both are restarted, the pooler with a successor | stay; the successor asks for them if they are still there | no |
 //! | both die | gone within two seconds | no |
 
 mod addresses;
