@@ -14,13 +14,10 @@ use tokio::time::timeout;
 use super::farewell::{abandon, tell};
 use super::floating::not_here;
 use super::roster::{ClientInfo, Ending, Move};
-use super::route::{ConsoleEntry, Entry, Params, Route, client_channel};
+use super::route::{ConsoleEntry, Entry, Params, Route};
 use super::server::Server;
 use super::shared::{PoolContext, Reported, Shared, lock};
 use super::subject::Subject;
-use crate::auth::{
-    ClientLogin, Derivation, Evidence, LoginParams, MAX_PASSWORD_BYTES, Method, ScramKeys, ScramSecret, Secret, Step,
-};
 use crate::fault::{Culprit, Fault};
 use crate::ids::{ClientId, PoolId};
 use crate::net::buffer::Buffer;
@@ -28,8 +25,7 @@ use crate::net::stream::{Peer, Stream};
 use crate::pool::io::Message;
 use crate::pool::{Seat, Welcome};
 use crate::session::params::Values;
-use crate::tls::{ALPN_POSTGRESQL, certificate_names_user, openssl_name, peer_common_name, protocol_name};
-use crate::wire::frame::{HEAD_LEN, head};
+use crate::tls::{ALPN_POSTGRESQL, openssl_name, protocol_name};
 use crate::wire::reply;
 use crate::wire::startup::{CancelKey, First, Startup, first, packet_len};
 
@@ -165,7 +161,7 @@ impl Drop for Presence {
 }
 
 /// Why a login came to nothing.
-enum Failed {
+pub(super) enum Failed {
     /// Tell the client.
     Fault(Fault),
     /// Tell the client, and the log more than the client.
@@ -191,16 +187,16 @@ impl From<io::Error> for Failed {
 }
 
 /// The client, as far as it has come.
-struct Arrival {
-    shared: Arc<Shared>,
-    params: Arc<Params>,
-    id: ClientId,
-    peer: Peer,
-    local: Option<SocketAddr>,
-    stream: Option<Stream>,
-    input: Buffer,
-    user: String,
-    database: String,
+pub(super) struct Arrival {
+    pub(super) shared: Arc<Shared>,
+    pub(super) params: Arc<Params>,
+    pub(super) id: ClientId,
+    pub(super) peer: Peer,
+    pub(super) local: Option<SocketAddr>,
+    pub(super) stream: Option<Stream>,
+    pub(super) input: Buffer,
+    pub(super) user: String,
+    pub(super) database: String,
 }
 
 /// Lets a client in. `None`: it did not come in, everything has been said and logged. Not cancel-safe; a dropped login closes
@@ -474,13 +470,13 @@ impl Arrival {
         }
     }
 
-    async fn send(&mut self, bytes: &[u8]) -> Result<(), Failed> {
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), Failed> {
         let Some(stream) = &mut self.stream else { return Err(Failed::Gone("client unexpected eof".into())) };
         stream.write_all(bytes).await?;
         Ok(stream.flush().await?)
     }
 
-    async fn fill(&mut self) -> Result<(), Failed> {
+    pub(super) async fn fill(&mut self) -> Result<(), Failed> {
         let (input, Some(stream)) = (&mut self.input, &mut self.stream) else {
             return Err(Failed::Gone("client unexpected eof".into()));
         };
@@ -654,78 +650,6 @@ impl Arrival {
         }
         Ok(())
     }
-
-    async fn authenticate(&mut self) -> Result<Option<crate::auth::PassThrough>, Failed> {
-        let secret = self.shared.directory().secret(&self.user);
-        let tls = self.stream.as_ref().is_some_and(Stream::needs_flush);
-        let evidence = self.evidence();
-        let cached = None::<ScramSecret>;
-        let (mut machine, mut step) = ClientLogin::start(LoginParams {
-            method: self.params.method,
-            user: self.user.as_bytes(),
-            secret: secret.as_ref(),
-            cached: cached.as_ref(),
-            mock_kind: self.params.mock_kind,
-            scram_iterations: self.params.scram_iterations,
-            channel: client_channel(self.params.acceptor.as_deref(), tls),
-            evidence,
-            entropy: self.shared.entropy(),
-        });
-        loop {
-            step = match step {
-                Step::Send(bytes) => {
-                    self.send(&bytes).await?;
-                    let body = self.password_message().await?;
-                    machine.on_message(&body)
-                }
-                Step::Derive(derivation) => {
-                    let keys = derive(&self.shared, secret.as_ref(), derivation).await;
-                    let keys = keys.ok_or_else(|| Fault::fatal(Culprit::Us, "internal error in authentication"))?;
-                    machine.on_keys(&keys)
-                }
-                Step::Refused(refusal) => {
-                    return Err(Failed::Refused(refusal.fault, refusal.reason.into_owned()));
-                }
-                Step::Accepted(accepted) => {
-                    if !accepted.reply.is_empty() {
-                        self.send(&accepted.reply).await?;
-                    }
-                    return Ok(accepted.pass_through);
-                }
-            };
-        }
-    }
-
-    fn evidence(&self) -> Evidence {
-        if self.params.method != Method::Cert {
-            return Evidence::None;
-        }
-        match self.stream.as_ref().and_then(Stream::peer_certificate) {
-            None => Evidence::None,
-            Some(der) if certificate_names_user(&der, &self.user) => Evidence::Matches,
-            Some(der) => {
-                let name = peer_common_name(&der).unwrap_or_default();
-                Evidence::Mismatch(format!("the certificate is for \"{name}\"").into())
-            }
-        }
-    }
-
-    async fn password_message(&mut self) -> Result<Vec<u8>, Failed> {
-        loop {
-            let bad = |_| Fault::fatal(Culprit::Client, "bad packet header");
-            if let Some(head) = head(self.input.bytes()).map_err(bad)? {
-                if head.tag != b'p' || head.total > MAX_PASSWORD_BYTES + 1024 {
-                    return Err(Fault::fatal(Culprit::Client, "unexpected message during authentication").into());
-                }
-                if let Some(body) = self.input.bytes().get(HEAD_LEN..head.total) {
-                    let body = body.to_vec();
-                    self.input.consume(head.total);
-                    return Ok(body);
-                }
-            }
-            self.fill().await?;
-        }
-    }
 }
 
 /// The longest user or database name that is taken, in bytes; PostgreSQL itself cuts names at 63.
@@ -733,21 +657,6 @@ const NAME_LEN_MAX: usize = 255;
 
 /// The first byte of a TLS record that begins a hand-shake.
 const TLS_HANDSHAKE: u8 = 0x16;
-
-/// Runs a key derivation off the workers, or takes its result from the cache. `None` if the thread for it failed.
-pub(super) async fn derive(shared: &Shared, secret: Option<&Secret>, derivation: Derivation) -> Option<ScramKeys> {
-    let (salt, iterations) = (derivation.salt().to_vec(), derivation.iterations());
-    // Only what is on file may be kept: a wrong guess of a client must not fill the cache.
-    let secret = secret.filter(|_| derivation.of_stored_password());
-    if let Some(keys) = secret.and_then(|s| shared.derived_keys(s, &salt, iterations)) {
-        return Some(keys);
-    }
-    let keys = tokio::task::spawn_blocking(move || derivation.run()).await.ok()?;
-    if let Some(secret) = secret {
-        shared.keep_derived_keys(secret, &salt, iterations, &keys);
-    }
-    Some(keys)
-}
 
 /// Everything from AuthenticationOk to the first ReadyForQuery.
 fn welcome(params: &Params, reported: &Reported, values: &Values, key: &CancelKey) -> Vec<u8> {

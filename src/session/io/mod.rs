@@ -3,6 +3,7 @@
 //! configuration: what it needs of it stands in [`route::Params`] and [`route::Route`], which the daemon builds.
 
 pub mod adopt;
+pub mod authenticate;
 pub mod cancel;
 pub mod client;
 pub mod connect;

@@ -355,7 +355,8 @@ impl<'a> Login<'a> {
                 ServerStep::Ok | ServerStep::Wait => return Ok(()),
                 ServerStep::Send(bytes) => return Ok(self.send(&bytes).await?),
                 ServerStep::Derive(derivation) => {
-                    let keys = super::login::derive(self.shared, self.route.server_secret.as_ref(), derivation).await;
+                    let keys =
+                        super::authenticate::derive(self.shared, self.route.server_secret.as_ref(), derivation).await;
                     let keys = keys.ok_or_else(|| {
                         OpenError::Refused(
                             Fault::fatal(Culprit::Us, "server login failed: internal error"),

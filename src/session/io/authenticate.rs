@@ -1,0 +1,101 @@
+//! A client proves who it is: drives [`ClientLogin`] with what the client sends.
+
+use super::login::{Arrival, Failed};
+use super::route::client_channel;
+use super::shared::Shared;
+use crate::auth::{
+    ClientLogin, Derivation, Evidence, LoginParams, MAX_PASSWORD_BYTES, Method, ScramKeys, ScramSecret, Secret, Step,
+};
+use crate::fault::{Culprit, Fault};
+use crate::net::stream::Stream;
+use crate::tls::{certificate_names_user, peer_common_name};
+use crate::wire::frame::{HEAD_LEN, head};
+
+impl Arrival {
+    pub(super) async fn authenticate(&mut self) -> Result<Option<crate::auth::PassThrough>, Failed> {
+        let secret = self.shared.directory().secret(&self.user);
+        let tls = self.stream.as_ref().is_some_and(Stream::needs_flush);
+        let evidence = self.evidence();
+        let cached = None::<ScramSecret>;
+        let (mut machine, mut step) = ClientLogin::start(LoginParams {
+            method: self.params.method,
+            user: self.user.as_bytes(),
+            secret: secret.as_ref(),
+            cached: cached.as_ref(),
+            mock_kind: self.params.mock_kind,
+            scram_iterations: self.params.scram_iterations,
+            channel: client_channel(self.params.acceptor.as_deref(), tls),
+            evidence,
+            entropy: self.shared.entropy(),
+        });
+        loop {
+            step = match step {
+                Step::Send(bytes) => {
+                    self.send(&bytes).await?;
+                    let body = self.password_message().await?;
+                    machine.on_message(&body)
+                }
+                Step::Derive(derivation) => {
+                    let keys = derive(&self.shared, secret.as_ref(), derivation).await;
+                    let keys = keys.ok_or_else(|| Fault::fatal(Culprit::Us, "internal error in authentication"))?;
+                    machine.on_keys(&keys)
+                }
+                Step::Refused(refusal) => {
+                    return Err(Failed::Refused(refusal.fault, refusal.reason.into_owned()));
+                }
+                Step::Accepted(accepted) => {
+                    if !accepted.reply.is_empty() {
+                        self.send(&accepted.reply).await?;
+                    }
+                    return Ok(accepted.pass_through);
+                }
+            };
+        }
+    }
+
+    fn evidence(&self) -> Evidence {
+        if self.params.method != Method::Cert {
+            return Evidence::None;
+        }
+        match self.stream.as_ref().and_then(Stream::peer_certificate) {
+            None => Evidence::None,
+            Some(der) if certificate_names_user(&der, &self.user) => Evidence::Matches,
+            Some(der) => {
+                let name = peer_common_name(&der).unwrap_or_default();
+                Evidence::Mismatch(format!("the certificate is for \"{name}\"").into())
+            }
+        }
+    }
+
+    async fn password_message(&mut self) -> Result<Vec<u8>, Failed> {
+        loop {
+            let bad = |_| Fault::fatal(Culprit::Client, "bad packet header");
+            if let Some(head) = head(self.input.bytes()).map_err(bad)? {
+                if head.tag != b'p' || head.total > MAX_PASSWORD_BYTES + 1024 {
+                    return Err(Fault::fatal(Culprit::Client, "unexpected message during authentication").into());
+                }
+                if let Some(body) = self.input.bytes().get(HEAD_LEN..head.total) {
+                    let body = body.to_vec();
+                    self.input.consume(head.total);
+                    return Ok(body);
+                }
+            }
+            self.fill().await?;
+        }
+    }
+}
+
+/// Runs a key derivation off the workers, or takes its result from the cache. `None` if the thread for it failed.
+pub(super) async fn derive(shared: &Shared, secret: Option<&Secret>, derivation: Derivation) -> Option<ScramKeys> {
+    let (salt, iterations) = (derivation.salt().to_vec(), derivation.iterations());
+    // Only what is on file may be kept: a wrong guess of a client must not fill the cache.
+    let secret = secret.filter(|_| derivation.of_stored_password());
+    if let Some(keys) = secret.and_then(|s| shared.derived_keys(s, &salt, iterations)) {
+        return Some(keys);
+    }
+    let keys = tokio::task::spawn_blocking(move || derivation.run()).await.ok()?;
+    if let Some(secret) = secret {
+        shared.keep_derived_keys(secret, &salt, iterations, &keys);
+    }
+    Some(keys)
+}
