@@ -210,7 +210,7 @@ pub struct DatabaseRow {
 }
 
 /// One pool: the servers and waiters of one (database, user).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PoolRow {
     /// Database.
     pub database: Arc<str>,
@@ -244,6 +244,29 @@ pub struct PoolRow {
     pub pool_mode: PoolMode,
     /// `None` unless the database's host is a list.
     pub load_balance_hosts: Option<LoadBalanceHosts>,
+}
+
+impl PoolRow {
+    /// Counts what another pool of the same database and user has.
+    pub fn add(&mut self, other: &Self) {
+        let counts = [
+            (&mut self.cl_active, other.cl_active),
+            (&mut self.cl_waiting, other.cl_waiting),
+            (&mut self.cl_active_cancel_req, other.cl_active_cancel_req),
+            (&mut self.cl_waiting_cancel_req, other.cl_waiting_cancel_req),
+            (&mut self.sv_active, other.sv_active),
+            (&mut self.sv_active_cancel, other.sv_active_cancel),
+            (&mut self.sv_being_canceled, other.sv_being_canceled),
+            (&mut self.sv_idle, other.sv_idle),
+            (&mut self.sv_used, other.sv_used),
+            (&mut self.sv_tested, other.sv_tested),
+            (&mut self.sv_login, other.sv_login),
+        ];
+        for (count, more) in counts {
+            *count = count.saturating_add(more);
+        }
+        self.maxwait_us = self.maxwait_us.max(other.maxwait_us);
+    }
 }
 
 /// Whether a connection was made for replication, and for which kind.
@@ -659,6 +682,31 @@ mod tests {
         let some = Needs::CLIENTS | Needs::LOGINS;
         assert!(some.has(Needs::CLIENTS) && some.has(Needs::NONE) && !some.has(Needs::SERVERS));
         assert!(Needs::ALL.has(some) && Needs::ALL.has(Needs::DESCRIPTORS));
+    }
+
+    #[test]
+    fn rows_of_one_database_and_user_add_up() {
+        let row = |n: u32| PoolRow {
+            database: "d".into(),
+            user: "u".into(),
+            cl_active: n,
+            cl_waiting: n,
+            cl_active_cancel_req: n,
+            cl_waiting_cancel_req: n,
+            sv_active: n,
+            sv_active_cancel: n,
+            sv_being_canceled: n,
+            sv_idle: n,
+            sv_used: n,
+            sv_tested: n,
+            sv_login: n,
+            maxwait_us: n.into(),
+            pool_mode: PoolMode::Session,
+            load_balance_hosts: None,
+        };
+        let mut sum = row(2);
+        sum.add(&row(3));
+        assert_eq!(sum, PoolRow { maxwait_us: 3, ..row(5) });
     }
 
     #[test]

@@ -9,6 +9,7 @@
 mod client_login;
 mod messages;
 mod password;
+pub mod query;
 mod scram;
 mod scram_client;
 mod scram_messages;

@@ -12,9 +12,11 @@ use super::settings::Status::{Later, Works};
 use super::settings::{ANY, Overrides, Spec};
 use super::value::{DatabaseName, FileMode, NameList, Nullable, PacketSize, Secret, Value};
 
-/// PgBouncer's query for a user's secret; it honours VALID UNTIL.
-const DEFAULT_AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
-                                  FROM pg_authid WHERE rolname=$1 AND rolcanlogin";
+/// PgBouncer's query for a user's secret, which honours VALID UNTIL. Every name in it is qualified, operators too, so that it
+/// means the same whatever search_path the database or the role sets.
+const DEFAULT_AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil OPERATOR(pg_catalog.<) pg_catalog.now() \
+                                  THEN NULL ELSE rolpassword END FROM pg_catalog.pg_authid \
+                                  WHERE rolname OPERATOR(pg_catalog.=) $1 AND rolcanlogin";
 
 /// A table of settings: the struct of their values, the rows, the defaults. `[ha]` has its own table.
 macro_rules! settings {
@@ -70,14 +72,14 @@ settings! {
     struct Settings;
     admin_users: NameList = Some(""), List, ANY, Reload, None, Works, Pgbouncer, "Users who may do everything on the admin console.";
     application_name_add_host: bool = Some("0"), Bool, ANY, Reload, None, Works, Pgbouncer, "Append the client's address and port to application_name.";
-    auth_dbname: DatabaseName = None, Text, ANY, Reload, Database, Later("looking users up in a database (list them in auth_file)"), Pgbouncer, "The database in which auth_query runs.";
+    auth_dbname: DatabaseName = None, Text, ANY, Reload, Database, Works, Pgbouncer, "The database in which auth_query runs.";
     auth_file: Nullable = None, File, ANY, Reload, None, Works, Pgbouncer, "The file of users and their passwords or secrets.";
     auth_hba_file: String = Some(""), File, ANY, Reload, None, Later("access rules (auth_type=hba)"), Pgbouncer, "The file of access rules that auth_type=hba reads.";
     auth_ident_file: Nullable = None, File, ANY, Reload, None, Later("access rules (auth_type=hba)"), Pgbouncer, "The file of user maps that the access rules may name.";
     auth_ldap_options: Option<Secret> = None, Text, ANY, Reload, None, Later("LDAP authentication"), Pgbouncer, "How to ask the LDAP server when auth_type=ldap.";
-    auth_query: String = Some(DEFAULT_AUTH_QUERY), Text, ANY, Reload, Database, Later("looking users up in a database (list them in auth_file)"), Pgbouncer, "The query that finds the secret of a user who is not in auth_file.";
+    auth_query: String = Some(DEFAULT_AUTH_QUERY), Text, ANY, Reload, Database, Works, Pgbouncer, "The query that finds the secret of a user who is not in auth_file.";
     auth_type: AuthType = Some("md5"), Choice(AuthType::WORDS), ANY, Reload, None, Works, Pgbouncer, "How clients prove who they are.";
-    auth_user: Nullable = None, Text, ANY, Reload, Database, Later("looking users up in a database (list them in auth_file)"), Pgbouncer, "The user under whose name auth_query runs.";
+    auth_user: Nullable = None, Text, ANY, Reload, Database, Works, Pgbouncer, "The user under whose name auth_query runs.";
     autodb_idle_timeout: Duration = Some("3600"), Time, ANY, Reload, None, Later("forgetting databases made by the `*` entry (they stay until the process ends)"), Pgbouncer, "Forget a database made by the `*` entry when unused this long.";
     cancel_wait_timeout: Duration = Some("10"), Time, ANY, Reload, None, Works, Pgbouncer, "Drop a cancel request that has waited this long for a server; 0 = never.";
     client_idle_timeout: Duration = Some("0"), Time, ANY, Reload, User, Works, Pgbouncer, "Disconnect a client that is idle outside a transaction this long; 0 = never.";

@@ -16,6 +16,7 @@ fn shown(name: &str, text: &str) -> Option<String> {
 
 #[test]
 fn show_config_has_the_rows_of_pgbouncer_first() {
+    // As PgBouncer prints them, but for auth_query, whose default is the same query with every name qualified.
     let expected = include_str!("../../tests/data/config/show-config-defaults.txt");
     let rows = Settings::default().show_config("/etc/p.ini");
     let lines: Vec<String> = rows

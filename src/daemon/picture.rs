@@ -217,7 +217,7 @@ impl Daemon {
             load_balance_hosts: None,
             max_connections: 0,
             current_connections: 0,
-            max_client_connections: 0,
+            max_client_connections: config.settings.max_db_client_connections,
             current_client_connections: self.console_clients(),
             paused: false,
             disabled: false,
@@ -237,7 +237,7 @@ impl Daemon {
             .filter_map(|view| {
                 let route = self.shared.context(view.id)?.route();
                 let c = &view.counts;
-                Some(PoolRow {
+                let row = PoolRow {
                     database: route.database.name.as_str().into(),
                     user: route.server_user.as_str().into(),
                     cl_active: c.clients_active,
@@ -254,9 +254,21 @@ impl Daemon {
                     maxwait_us: micros(c.max_wait),
                     pool_mode: session_mode(route.mode),
                     load_balance_hosts: config.database(&route.database.name).and_then(balance),
-                })
+                };
+                Some((row, route.for_auth_query))
             })
             .collect();
+        // The servers of auth_query are a pool of their own, but one row with those of its user's clients: tools take a
+        // database and a user for a key.
+        rows.sort_by(|(a, a_asks), (b, b_asks)| (&a.database, &a.user, a_asks).cmp(&(&b.database, &b.user, b_asks)));
+        rows.dedup_by(|(other, _), (row, _)| {
+            let same = other.database == row.database && other.user == row.user;
+            if same {
+                row.add(other);
+            }
+            same
+        });
+        let mut rows: Vec<_> = rows.into_iter().map(|(row, _)| row).collect();
         rows.push(PoolRow {
             database: CONSOLE.into(),
             user: CONSOLE.into(),
@@ -298,8 +310,8 @@ impl Daemon {
 
     fn user_rows(&self) -> Vec<UserRow> {
         let (config, directory) = (self.config(), self.directory());
-        let mut names: Vec<String> = config.users.keys().cloned().collect();
-        names.extend(directory.users().iter().filter_map(|(n, _)| String::from_utf8(n.to_vec()).ok()));
+        // Those of the configuration and of auth_file, and whoever was here by auth_query.
+        let mut names: Vec<String> = directory.user_names().into_iter().collect();
         names.extend(config.databases.values().filter_map(|d| d.user.clone()));
         names.extend(config.databases.values().filter_map(|d| d.auth_user.clone()));
         names.extend(config.settings.auth_user.get().map(str::to_owned));

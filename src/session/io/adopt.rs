@@ -14,7 +14,7 @@ use super::roster::{ClientInfo, Doing, ServerInfo};
 use super::route::{Entry, Route};
 use super::server::Server;
 use super::shared::{PoolContext, Reported, Shared, lock};
-use crate::auth::{PassThrough, ScramKeys};
+use crate::auth::{PassThrough, ScramKeys, Secret};
 use crate::clock::Time;
 use crate::fault::{Culprit, Fault};
 use crate::handover::state::{self, State};
@@ -134,6 +134,9 @@ impl Adopter<'_> {
         }
         if let Some(pass_through) = pool.pass_through.as_ref().and_then(pass_through) {
             lock(&context.pass_through).get_or_insert(pass_through);
+        }
+        if !pool.found.0.is_empty() {
+            lock(&context.found).get_or_insert_with(|| Secret::parse(&pool.found.0));
         }
         Ok(Home { context, route, same })
     }
@@ -261,7 +264,8 @@ impl Adopter<'_> {
     ) -> (SeatGuard, Membership, Presence) {
         let mut seat = SeatGuard::enter(self.shared);
         let _ = seat.with(|limits, seat| limits.admit_database(seat, home.route.database.id, true));
-        let _ = seat.with(|limits, seat| limits.admit_user(seat, home.route.user, true));
+        let user = self.shared.directory().client_id(&home.route, &entry.user);
+        let _ = seat.with(|limits, seat| limits.admit_user(seat, user, true));
         let membership = Membership::begin(self.shared, home.context.pool);
         let presence = Presence::restore(self.shared, info, entry.key.as_ref().map(cancel_key));
         (seat, membership, presence)

@@ -1,6 +1,9 @@
 //! A client proves who it is: drives [`ClientLogin`] with what the client sends.
 
+use std::sync::Arc;
+
 use super::login::{Arrival, Failed};
+use super::roster::ClientInfo;
 use super::route::client_channel;
 use super::shared::Shared;
 use crate::auth::{
@@ -12,8 +15,11 @@ use crate::tls::{certificate_names_user, peer_common_name};
 use crate::wire::frame::{HEAD_LEN, head};
 
 impl Arrival {
-    pub(super) async fn authenticate(&mut self) -> Result<Option<crate::auth::PassThrough>, Failed> {
-        let secret = self.shared.directory().secret(&self.user);
+    pub(super) async fn authenticate(
+        &mut self,
+        info: &Arc<ClientInfo>,
+    ) -> Result<Option<crate::auth::PassThrough>, Failed> {
+        let secret = self.secret(info).await?;
         let tls = self.stream.as_ref().is_some_and(Stream::needs_flush);
         let evidence = self.evidence();
         let cached = None::<ScramSecret>;

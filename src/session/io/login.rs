@@ -18,6 +18,7 @@ use super::route::{ConsoleEntry, Entry, Params, Route};
 use super::server::Server;
 use super::shared::{PoolContext, Reported, Shared, lock};
 use super::subject::Subject;
+use crate::auth::Secret;
 use crate::fault::{Culprit, Fault};
 use crate::ids::{ClientId, PoolId};
 use crate::net::buffer::Buffer;
@@ -197,6 +198,8 @@ pub(super) struct Arrival {
     pub(super) input: Buffer,
     pub(super) user: String,
     pub(super) database: String,
+    /// What auth_query found about the user.
+    pub(super) found: Option<Secret>,
 }
 
 /// Lets a client in. `None`: it did not come in, everything has been said and logged. Not cancel-safe; a dropped login closes
@@ -217,6 +220,7 @@ pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
         input: Buffer::default(),
         user: String::new(),
         database: String::new(),
+        found: None,
         params,
     };
     let limit = arrival.params.client_login_timeout;
@@ -253,7 +257,7 @@ pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
 }
 
 impl Arrival {
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         let or = |text: &str, otherwise: &str| if text.is_empty() { otherwise.to_owned() } else { text.to_owned() };
         format!(
             "C-{:#x}: {}/{}@{}",
@@ -264,7 +268,7 @@ impl Arrival {
         )
     }
 
-    fn subject(&self) -> Subject<'_> {
+    pub(super) fn subject(&self) -> Subject<'_> {
         Subject::client(self.id, &self.database, &self.user, &self.peer)
     }
 
@@ -325,7 +329,7 @@ impl Arrival {
         })
         .await;
         let to = if console {
-            self.console_login(&startup, &info, presence).await?
+            self.console_login(&startup, &info, (seat, presence)).await?
         } else {
             self.pool_login(&startup, &info, seat, presence).await?
         };
@@ -336,7 +340,7 @@ impl Arrival {
         &mut self,
         startup: &Startup,
         info: &Arc<ClientInfo>,
-        presence: &mut Presence,
+        (seat, presence): (&mut SeatGuard, &mut Presence),
     ) -> Result<Destination, Failed> {
         let own_uid = nix::unistd::getuid().as_raw();
         let owner = matches!(self.peer, Peer::Unix { uid: Some(uid), .. } if uid == own_uid);
@@ -347,7 +351,13 @@ impl Arrival {
                 true
             }
             ConsoleEntry::AfterLogin => {
-                self.authenticate().await?;
+                self.authenticate(info).await?;
+                let own = self.shared.directory().console_seat(&self.user);
+                seat.with(|limits, seat| {
+                    limits.set_database(own.database, own.database_clients);
+                    limits.set_user(own.user, own.user_clients);
+                    limits.admit_console(seat, (own.database, own.user), own.is_admin)
+                })?;
                 false
             }
         };
@@ -365,7 +375,7 @@ impl Arrival {
         presence: &mut Presence,
     ) -> Result<Destination, Failed> {
         let mut values = self.startup_values(startup)?;
-        let accepted = self.authenticate().await?;
+        let accepted = self.authenticate(info).await?;
         // Only now: nothing is remembered of names that nobody has vouched for.
         let route = match self.shared.directory().find(&self.database, &self.user) {
             Entry::Pool(route) => route,
@@ -374,17 +384,22 @@ impl Arrival {
         self.log_attempt(info);
         seat.with(|limits, seat| {
             limits.set_database(route.database.id, route.limits.database_clients);
-            limits.set_user(route.user, route.limits.user_clients);
+            limits.set_user(route.client_id, route.limits.user_clients);
             limits.admit_database(seat, route.database.id, false)?;
-            limits.admit_user(seat, route.user, false)
+            limits.admit_user(seat, route.client_id, false)
         })?;
         if self.shared.pools.with(|r, _, _| r.is_disabled(route.database.id)) {
             let text = format!("database \"{}\" is disabled", self.database);
             return Err(Fault::fatal(Culprit::Us, text).into());
         }
         let context = self.shared.context_for(&route);
-        if let Some(keys) = accepted.filter(|_| route.database.forced_user.is_none()) {
-            *lock(&context.pass_through) = Some(keys);
+        if route.database.forced_user.is_none() {
+            if let Some(keys) = accepted {
+                *lock(&context.pass_through) = Some(keys);
+            }
+            if let Some(secret) = self.found.take() {
+                *lock(&context.found) = Some(secret);
+            }
         }
         let membership = Membership::begin(&self.shared, context.pool);
         let reported = self.reported(&context, info, &route).await?;
@@ -442,7 +457,11 @@ impl Arrival {
         Ok(reported.unwrap_or_else(|| Reported { fixed: Vec::new(), values: Values::unset(&self.params.tracked) }))
     }
 
-    fn poll_letter(&mut self, cx: &mut Context<'_>, info: &ClientInfo) -> Poll<Result<Message<Server>, Failed>> {
+    pub(super) fn poll_letter(
+        &mut self,
+        cx: &mut Context<'_>,
+        info: &ClientInfo,
+    ) -> Poll<Result<Message<Server>, Failed>> {
         match (info.mailbox.take(), info.ending()) {
             (Some(letter), _) => return Poll::Ready(Ok(letter)),
             (None, Some(Ending { fault, .. })) => return Poll::Ready(Err(fault.into())),

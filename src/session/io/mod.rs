@@ -12,6 +12,7 @@ pub mod floating;
 pub mod freeze;
 pub mod host;
 pub mod login;
+pub mod lookup;
 pub mod open;
 pub mod parcel;
 pub mod relay;

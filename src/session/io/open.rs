@@ -15,7 +15,7 @@ use super::route::{DatabaseRoute, Host, Params, Route};
 use super::server::{QueryError, Server, server_fault};
 use super::shared::{PoolContext, Reported, Shared, lock};
 use super::subject::Subject;
-use crate::auth::{Channel, Credential, PassThrough, ServerLogin, ServerStep};
+use crate::auth::{Channel, Credential, PassThrough, Secret, SecretKind, ServerLogin, ServerStep};
 use crate::fault::{Culprit, Fault};
 use crate::ids::{PoolId, ServerId};
 use crate::net::buffer::Buffer;
@@ -117,8 +117,11 @@ fn report(shared: &Shared, id: ServerId, context: &PoolContext, route: &Route, h
         OpenError::Login(fault) => {
             tracing::warn!(%subject, "{who} server login failed: {} {}", fault.severity.as_str(), fault.text);
             tracing::info!(%subject, "{who} closing because: {} (age=0s)", fault.text);
-            // Keys that the server does not take are no use to anybody; the next client brings its own.
-            *lock(&context.pass_through) = None;
+            // What the server does not take is no use to anybody; the next client brings its own, and is looked up again.
+            if is_authentication(&fault) {
+                *lock(&context.pass_through) = None;
+                *lock(&context.found) = None;
+            }
             shared.pools.failed(id, Failure::Login(fault));
         }
         OpenError::Refused(fault, reason) => {
@@ -127,6 +130,11 @@ fn report(shared: &Shared, id: ServerId, context: &PoolContext, route: &Route, h
             shared.pools.failed(id, Failure::Login(fault));
         }
     }
+}
+
+/// Does the fault say that we were not who we said to be (SQLSTATE class 28)?
+fn is_authentication(fault: &Fault) -> bool {
+    fault.sqlstate.starts_with("28")
 }
 
 fn prefix(id: ServerId, route: &Route, host: &Host) -> String {
@@ -169,7 +177,8 @@ async fn open(
         tracing::info!(subject = %subject(id, route, host), "{} new connection to server{from}", prefix(id, route, host));
     }
     let keys = lock(&context.pass_through).clone();
-    let mut login = Login::new(shared, keys.as_ref(), route, stream);
+    let found = lock(&context.found).clone();
+    let mut login = Login::new(shared, (found, keys), route, stream);
     login.start(route).await?;
     let answer = login.finish(params).await?;
     let Login { stream, .. } = login;
@@ -214,9 +223,33 @@ pub async fn try_login(shared: &Arc<Shared>, route: &Route) -> Result<(), String
     Err(last)
 }
 
+/// Logs in to a server of this route at no pool's expense, for as long as the pools stand still. The hosts are tried in order.
+///
+/// # Errors
+/// What a client is told that waits for it.
+pub(super) async fn open_apart(shared: &Arc<Shared>, route: &Route) -> Result<(Stream, Buffer), Fault> {
+    let params = shared.params();
+    let mut last = Fault::fatal(Culprit::Server, "server conn crashed?");
+    for host in &route.database.hosts {
+        let attempt = async {
+            let stream = connect(&params, host).await?;
+            let mut login = Login::new(shared, (None, None), route, stream);
+            login.start(route).await?;
+            login.finish(&params).await?;
+            Ok((login.stream, login.input))
+        };
+        match attempt.await {
+            Ok(open) => return Ok(open),
+            Err(OpenError::Connect(reason)) => last = Fault::fatal(Culprit::Server, reason),
+            Err(OpenError::Login(fault) | OpenError::Refused(fault, _)) => last = fault,
+        }
+    }
+    Err(last)
+}
+
 async fn log_in(shared: &Arc<Shared>, route: &Route, params: &Params, host: &Host) -> Result<(), OpenError> {
     let stream = connect(params, host).await?;
-    let mut login = Login::new(shared, None, route, stream);
+    let mut login = Login::new(shared, (None, None), route, stream);
     login.start(route).await?;
     login.finish(params).await?;
     // Terminate. It let us in, so it matters little whether it hears that.
@@ -256,7 +289,7 @@ struct Login<'a> {
     stream: Stream,
     input: Buffer,
     machine: ServerLogin,
-    route: &'a Route,
+    secret: Option<Secret>,
 }
 
 struct Answer {
@@ -265,14 +298,22 @@ struct Answer {
 }
 
 impl<'a> Login<'a> {
-    fn new(shared: &'a Arc<Shared>, keys: Option<&PassThrough>, route: &'a Route, stream: Stream) -> Self {
+    /// `found` and the keys are what clients brought: what auth_query knows of the user, and the keys of a SCRAM login.
+    fn new(
+        shared: &'a Arc<Shared>,
+        (found, keys): (Option<Secret>, Option<PassThrough>),
+        route: &Route,
+        stream: Stream,
+    ) -> Self {
         let channel = match &stream {
             Stream::Connected(_) => Channel::Tls(stream.peer_certificate().as_deref().and_then(server_end_point_hash)),
             _ => Channel::Clear,
         };
-        let credential = Credential::choose(route.server_secret.as_ref(), keys);
+        let on_file = route.server_secret.clone().filter(|secret| secret.kind() != SecretKind::Empty);
+        let secret = on_file.or(found);
+        let credential = Credential::choose(secret.as_ref(), keys.as_ref());
         let machine = ServerLogin::new(route.server_user.as_bytes(), credential, channel, &shared.entropy());
-        Self { shared, stream, input: Buffer::default(), machine, route }
+        Self { shared, stream, input: Buffer::default(), machine, secret }
     }
 
     async fn start(&mut self, route: &Route) -> io::Result<()> {
@@ -355,8 +396,7 @@ impl<'a> Login<'a> {
                 ServerStep::Ok | ServerStep::Wait => return Ok(()),
                 ServerStep::Send(bytes) => return Ok(self.send(&bytes).await?),
                 ServerStep::Derive(derivation) => {
-                    let keys =
-                        super::authenticate::derive(self.shared, self.route.server_secret.as_ref(), derivation).await;
+                    let keys = super::authenticate::derive(self.shared, self.secret.as_ref(), derivation).await;
                     let keys = keys.ok_or_else(|| {
                         OpenError::Refused(
                             Fault::fatal(Culprit::Us, "server login failed: internal error"),

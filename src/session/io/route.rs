@@ -113,6 +113,11 @@ pub struct Route {
     pub server_user: String,
     /// The user that clients of this route logged in as.
     pub client_user: String,
+    /// That user's id, under which clients are counted; with `auth_type=any` that of the server's user.
+    pub client_id: UserId,
+    /// Whether it serves `auth_query` and no client is ever lent a server of it: what one client leaves behind on a server
+    /// must not reach the query that says who may log in.
+    pub for_auth_query: bool,
     /// What is on file to log in to servers with.
     pub server_secret: Option<Secret>,
     /// When a server goes back.
@@ -135,7 +140,7 @@ pub struct RouteLimits {
     pub database_clients: u32,
     /// `max_user_connections`.
     pub user_servers: u32,
-    /// `max_user_client_connections`.
+    /// `max_user_client_connections` of the user that clients log in as.
     pub user_clients: u32,
 }
 
@@ -179,11 +184,49 @@ pub enum Entry {
     Fail(Fault),
 }
 
+/// Where the secret of a client that wants in is found.
+pub enum Lookup {
+    /// This is on file; `None`: no such user.
+    OnFile(Option<Secret>),
+    /// A server knows.
+    Ask(Box<AuthQuery>),
+    /// A server would have to be asked and cannot be: the reason for the log. The client hears `bouncer config error`.
+    Impossible(String),
+}
+
+/// The question to a server who a user is.
+pub struct AuthQuery {
+    /// Where it is put, and as whom.
+    pub route: Arc<Route>,
+    /// With the user's name as its only parameter.
+    pub sql: String,
+    /// The database is one that settings name for this, not just the one that the client asked for.
+    pub named: bool,
+    /// The database is made from `*`, only because the client asked for it.
+    pub made: bool,
+    /// The same, and nobody has been there yet.
+    pub stranger: bool,
+}
+
+/// Who a client of the console is counted as.
+pub struct ConsoleSeat {
+    /// Whether it is an admin, whom no limit of clients keeps out.
+    pub is_admin: bool,
+    /// The console's id among the databases.
+    pub database: DatabaseId,
+    /// Its user's id.
+    pub user: UserId,
+    /// `max_db_client_connections`; 0 = no limit.
+    pub database_clients: u32,
+    /// `max_user_client_connections`; 0 = no limit.
+    pub user_clients: u32,
+}
+
 /// How a login to the admin console goes on.
 pub enum ConsoleEntry {
     /// Without a password.
     BackDoor,
-    /// As any login.
+    /// As any login; then it is counted, and may be one too many.
     AfterLogin,
     /// Not at all.
     Denied(Fault),
@@ -191,14 +234,23 @@ pub enum ConsoleEntry {
 
 /// Who is who; built by the daemon from the configuration and the file of users.
 pub trait Directory: Send + Sync + 'static {
-    /// What a user has on file; `None`: no such user.
-    fn secret(&self, user: &str) -> Option<Secret>;
+    /// Where the secret of a client is found that asked for `database` as `user`.
+    fn lookup(&self, database: &str, user: &str) -> Lookup;
 
     /// Where a client that asked for `database` as `user` belongs.
     fn find(&self, database: &str, user: &str) -> Entry;
 
     /// How a login to the console as `user` goes on; `owner`: it comes over our Unix socket from our own user id.
     fn console(&self, user: &str, owner: bool) -> ConsoleEntry;
+
+    /// Who this user is counted as on the console.
+    fn console_seat(&self, user: &str) -> ConsoleSeat;
+
+    /// The id under which a client of `route` is counted that logged in as `user`.
+    fn client_id(&self, route: &Route, user: &str) -> UserId;
+
+    /// Forgets a database that was made from `*`; the id that it had.
+    fn forget(&self, database: &str) -> Option<DatabaseId>;
 
     /// The route again after a reload; `None` if it is gone.
     fn renew(&self, route: &Route) -> Option<Arc<Route>>;

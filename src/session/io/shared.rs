@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rustc_hash::FxHashMap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
@@ -58,6 +58,10 @@ pub struct Shared {
     pub former: Mutex<Option<PassCancelOn>>,
     /// The same, to the other node of a pair.
     pub peer: Mutex<Option<PassCancelOn>>,
+    /// Who asks servers about users of databases that nobody has vouched for.
+    pub(super) strangers: Semaphore,
+    /// A freeze has begun.
+    pub(super) frozen: Notify,
     scram_keys: Mutex<Vec<DerivedKeys>>,
     mock_key: Zeroizing<[u8; 32]>,
 }
@@ -93,6 +97,10 @@ struct DerivedKeys {
 /// Derived keys that are kept; the oldest go first.
 const DERIVED_KEYS_MAX: usize = 1024;
 
+/// Databases made from `*` that are asked about users at a time before anybody has logged in to them: whoever makes up names
+/// of databases gets no further than this.
+const STRANGERS_MAX: usize = 8;
+
 /// What is known of a pool beside what the registry counts.
 pub struct PoolContext {
     /// The pool.
@@ -104,6 +112,8 @@ pub struct PoolContext {
     pub reported: Mutex<Option<Reported>>,
     /// The keys of the last client that logged in by a SCRAM secret.
     pub pass_through: Mutex<Option<PassThrough>>,
+    /// What auth_query last found about the user of the pool, who is not in auth_file.
+    pub found: Mutex<Option<Secret>>,
     /// Which of the hosts is next.
     pub host_turn: AtomicUsize,
 }
@@ -185,6 +195,8 @@ impl Shared {
             arriving: AtomicUsize::new(0),
             former: Mutex::default(),
             peer: Mutex::default(),
+            strangers: Semaphore::new(STRANGERS_MAX),
+            frozen: Notify::new(),
             scram_keys: Mutex::default(),
             mock_key: Zeroizing::new(random_bytes()),
         });
@@ -238,6 +250,7 @@ impl Shared {
     pub fn freeze(&self, support: Option<Support>) -> mpsc::UnboundedReceiver<Parcel> {
         let parcels = self.freeze.begin(support);
         self.pools.with(|registry, _, _| registry.freeze());
+        self.frozen.notify_waiters();
         self.rouse();
         parcels
     }
@@ -278,10 +291,20 @@ impl Shared {
                 route: RwLock::new(Arc::clone(route)),
                 reported: Mutex::default(),
                 pass_through: Mutex::default(),
+                found: Mutex::default(),
                 host_turn: AtomicUsize::new(0),
             })
         });
         Arc::clone(context)
+    }
+
+    /// Forgets a database that was made from `*` if this is its only pool and is not in use.
+    pub(super) fn forget_made(&self, context: &PoolContext) {
+        let database = Arc::clone(&context.route().database);
+        let dropped = self.pools.with(|registry, now, out| registry.drop_unused(now, context.pool, out));
+        if dropped && self.directory().forget(&database.name) == Some(database.id) {
+            lock(&self.stats).remove(&database.id);
+        }
     }
 
     /// The counters of a database.
