@@ -174,6 +174,7 @@ settings! {
     drain_spread: Duration = Some("15"), Time, ANY, Reload, None, Works, Pgtandem, "After drain_grace, close clients between transactions, evenly over this time; 0 = all at once.";
     drain_timeout: Duration = Some("45"), Time, ANY, Reload, None, Works, Pgtandem, "End a shutdown after this time, closing who is left; 0 = wait for ever, as PgBouncer.";
     handover_timeout: Duration = Some("30"), Time, ANY, Reload, None, Works, Pgtandem, "How long a restart waits for clients whose query is still running before it tells them to go.";
+    hide_unknown_users: bool = Some("0"), Bool, ANY, Reload, None, Works, Pgtandem, "Let users whom auth_query does not find fail as with a wrong password, instead of `no such user`.";
     log_format: LogFormat = Some("pgbouncer"), Choice(LogFormat::WORDS), ANY, Boot, None, Works, Pgtandem, "The form of log lines.";
     worker_threads: u32 = Some("0"), Int, (0, 1024), Boot, None, Works, Pgtandem, "Threads that move data; 0 = one for each CPU core.";
 }

@@ -35,6 +35,7 @@ fn show_config_has_the_rows_of_pgbouncer_first() {
         "drain_spread|15|15|yes",
         "drain_timeout|45|45|yes",
         "handover_timeout|30|30|yes",
+        "hide_unknown_users|0|0|yes",
         "log_format|pgbouncer|pgbouncer|no",
         "worker_threads|0|0|no",
     ];

@@ -302,6 +302,7 @@ fn params(
         method: method(settings.auth_type),
         scram_iterations: NonZeroU32::new(settings.scram_iterations).unwrap_or(NonZeroU32::MIN),
         mock_kind: users.prevailing_kind(),
+        hide_unknown_users: settings.hide_unknown_users,
         client_login_timeout: settings.client_login_timeout,
         server_connect_timeout: settings.server_connect_timeout,
         cancel_wait_timeout: settings.cancel_wait_timeout,

@@ -13,6 +13,7 @@ from harness import wire
 from harness.process import poll_until
 from harness.successor import ends_well, hand_over
 from harness.wire import WireError
+from test_auth import answers_to
 
 ASKER, ASKER_PASSWORD = "asker", "asker password"
 FAILED = "(SASL|password) authentication failed"
@@ -90,6 +91,18 @@ def test_nobody_and_users_without_password(ask):
     # What is asked is a parameter, never SQL.
     refused(pooler, "^no such user$", "x' OR rolname='found_md5' --")
     assert "no such user" in pooler.log()
+
+
+@pytest.mark.beyond_pgbouncer("PgBouncer always gives it away")
+@pytest.mark.parametrize("auth_type,user", [("md5", "found_scram"), ("md5", "found_md5"), ("plain", "found_md5"),
+                                            ("scram-sha-256", "found_scram")])
+def test_nobody_stands_out_if_unknown_users_are_hidden(ask, auth_type, user):
+    """Byte for byte the same for a wrong password, nobody, and somebody without a password."""
+    pooler = ask(auth_type=auth_type, hide_unknown_users=1)
+    wrong = answers_to(pooler, user, "wrong")
+    assert wrong[-1][0] == "E"
+    assert answers_to(pooler, "nobody", "wrong") == answers_to(pooler, "found_without", "wrong") == wrong
+    pooler.wire("app", user, "found password").close()
 
 
 def test_trust_lets_in_who_is_found(ask):

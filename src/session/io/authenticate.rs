@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::login::{Arrival, Failed};
 use super::roster::ClientInfo;
 use super::route::client_channel;
-use super::shared::Shared;
+use super::shared::{Shared, lock};
 use crate::auth::{
     ClientLogin, Derivation, Evidence, LoginParams, MAX_PASSWORD_BYTES, Method, ScramKeys, ScramSecret, Secret, Step,
 };
@@ -20,6 +20,8 @@ impl Arrival {
         info: &Arc<ClientInfo>,
     ) -> Result<Option<crate::auth::PassThrough>, Failed> {
         let secret = self.secret(info).await?;
+        // Nobody who is found or not must stand out by the kind of question.
+        let found_kind = if self.asked { *lock(&self.shared.found_kind) } else { None };
         let tls = self.stream.as_ref().is_some_and(Stream::needs_flush);
         let evidence = self.evidence();
         let cached = None::<ScramSecret>;
@@ -28,7 +30,7 @@ impl Arrival {
             user: self.user.as_bytes(),
             secret: secret.as_ref(),
             cached: cached.as_ref(),
-            mock_kind: self.params.mock_kind,
+            mock_kind: found_kind.unwrap_or(self.params.mock_kind),
             scram_iterations: self.params.scram_iterations,
             channel: client_channel(self.params.acceptor.as_deref(), tls),
             evidence,

@@ -198,6 +198,8 @@ pub(super) struct Arrival {
     pub(super) input: Buffer,
     pub(super) user: String,
     pub(super) database: String,
+    /// A server was asked about the user.
+    pub(super) asked: bool,
     /// What auth_query found about the user.
     pub(super) found: Option<Secret>,
 }
@@ -220,6 +222,7 @@ pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
         input: Buffer::default(),
         user: String::new(),
         database: String::new(),
+        asked: false,
         found: None,
         params,
     };

@@ -84,14 +84,21 @@ impl Arrival {
     fn judge(&mut self, found: Found) -> Result<Option<Secret>, Failed> {
         match found {
             Found::User(secret) => {
+                self.asked = true;
                 if secret == Secret::Empty {
                     let name = self.name();
                     tracing::info!(subject = %self.subject(), "{name} auth_query found no password that holds now");
+                } else {
+                    *lock(&self.shared.found_kind) = Some(secret.kind());
                 }
                 self.found = Some(secret.clone());
                 Ok(Some(secret))
             }
-            // PgBouncer's answer, which gives away that there is no such user; an auth_query that makes one up does not.
+            Found::Nobody if self.params.hide_unknown_users => {
+                self.asked = true;
+                Ok(None)
+            }
+            // PgBouncer's answer, which gives away that there is no such user.
             Found::Nobody => Err(Fault::fatal(Culprit::Client, "no such user").into()),
             Found::Doubtful(reason) => Err(self.config_error(&reason)),
             Found::Error(body) => {

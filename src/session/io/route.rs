@@ -24,6 +24,8 @@ pub struct Params {
     pub scram_iterations: NonZeroU32,
     /// What users who do not exist would have on file.
     pub mock_kind: SecretKind,
+    /// Setting hide_unknown_users: whom auth_query does not find fails as with a wrong password.
+    pub hide_unknown_users: bool,
     /// PgBouncer setting client_login_timeout.
     pub client_login_timeout: Duration,
     /// PgBouncer setting server_connect_timeout.

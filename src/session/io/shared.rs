@@ -15,7 +15,7 @@ use super::host::SessionHost;
 use super::roster::Roster;
 use super::route::{Directory, Params, Route};
 use super::server::Server;
-use crate::auth::{Entropy, PassThrough, ScramKeys, Secret};
+use crate::auth::{Entropy, PassThrough, ScramKeys, Secret, SecretKind};
 use crate::ids::{ClientId, PoolId, ServerId};
 use crate::net::kernel_tls::Support;
 use crate::pool::io::Pools;
@@ -60,6 +60,8 @@ pub struct Shared {
     pub peer: Mutex<Option<PassCancelOn>>,
     /// Who asks servers about users of databases that nobody has vouched for.
     pub(super) strangers: Semaphore,
+    /// Of what kind the last secret was that auth_query found: what somebody whom it does not find is made to look like.
+    pub(super) found_kind: Mutex<Option<SecretKind>>,
     /// A freeze has begun.
     pub(super) frozen: Notify,
     scram_keys: Mutex<Vec<DerivedKeys>>,
@@ -196,6 +198,7 @@ impl Shared {
             former: Mutex::default(),
             peer: Mutex::default(),
             strangers: Semaphore::new(STRANGERS_MAX),
+            found_kind: Mutex::default(),
             frozen: Notify::new(),
             scram_keys: Mutex::default(),
             mock_key: Zeroizing::new(random_bytes()),
