@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 import psycopg
 import pytest
-from harness import wire
+from harness import certificates, wire
 from harness.process import poll_until
 from harness.successor import ends_well, hand_over
 from harness.wire import WireError
@@ -110,6 +110,35 @@ def test_trust_lets_in_who_is_found(ask):
     with pooler.wire("app", "trusted", "") as client:
         assert client.value("select current_user") == "trusted"
     refused(pooler, "^no such user$", "nobody", "")
+
+
+def test_certificates_let_in_who_is_found(site, ask):
+    place = site.base / "found"
+    place.mkdir()
+    front = certificates.signed(place, "front", "localhost", site.ca, names="DNS:localhost,IP:127.0.0.1")
+    pairs = {user: certificates.signed(place, user, user, site.ca) for user in ("found_md5", "nobody")}
+    site.readable(place)
+    pooler = ask(auth_type="cert", client_tls_sslmode="verify-full", client_tls_ca_file=site.ca.cert,
+                 client_tls_cert_file=front.cert, client_tls_key_file=front.key)
+
+    def enter(user: str, certificate: str) -> psycopg.Connection:
+        return pooler.connect(user=user, password=None, sslmode="require", sslcert=str(pairs[certificate].cert),
+                              sslkey=str(pairs[certificate].key))
+
+    # What was found opens the server, too.
+    with enter("found_md5", "found_md5") as connection:
+        assert connection.execute("select current_user").fetchone() == ("found_md5",)
+    with pytest.raises(psycopg.OperationalError, match="certificate authentication failed"):
+        enter("found_md5", "nobody")
+    with pytest.raises(psycopg.OperationalError, match="no such user"):
+        enter("nobody", "nobody")
+
+
+def test_nobody_is_asked_about_with_auth_type_any(site, ask):
+    pooler = ask({"app": site.to_primary("user=app password='app password'")}, auth_type="any",
+                 auth_query="SELECT 1/0, $1")
+    with pooler.wire("app", "nobody", "") as client:
+        assert client.value("select current_user") == "app"
 
 
 @pytest.mark.parametrize("auth_type", ["md5", "scram-sha-256", "plain"])
