@@ -6,6 +6,7 @@ import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -240,6 +241,19 @@ def test_the_auth_database(ask, site):
         assert pooler.logfile.read_text().count(reason) == before + 1
     pooler.admin("DISABLE users")
     refused(pooler, 'authentication database "users" is disabled', "found_md5")
+
+
+def test_a_function_for_a_user_who_may_do_nothing_else(roles, site, start_pooler):
+    """As docs/settings.md has it."""
+    page = (Path(__file__).parents[2] / "docs/settings.md").read_text()
+    sql = page[page.index("    CREATE ROLE pooler"):page.index("\nwith `auth_user = pooler`")]
+    query = re.search(r"`auth_query = (SELECT [^`]*pooler[^`]*)`", page)[1]
+    with changed(roles, sql.replace("'…'", "'pooler password'"), "drop schema pooler cascade; drop role pooler", "app"):
+        pooler = start_pooler(databases={"app": site.to_primary()}, secrets={"pooler": "pooler password"},
+                              auth_user="pooler", auth_query=query)
+        with pooler.wire("app", "found_scram", "found password") as client:
+            assert client.value("select current_user") == "found_scram"
+        refused(pooler, "^no such user$", "postgres", "x")
 
 
 def test_paused_databases_and_clients_that_go_meanwhile(ask):
