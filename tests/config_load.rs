@@ -348,7 +348,7 @@ fn settings_that_need_each_other() {
         ("auth_type=cert\n", 2, "auth_type=cert requires client_tls_sslmode=SSLMODE_VERIFY_FULL"),
         ("auth_type=cert\n", 2, "auth_type=cert requires client_tls_ca_file"),
         ("auth_type=scram-sha-256-plus\n", 2, "auth_type=scram-sha-256-plus needs TLS"),
-        ("auth_type=hba\n", 2, "auth_type=hba: access rules are not available yet"),
+        ("auth_type=hba\n", 2, "auth_type=hba needs auth_hba_file"),
         ("server_tls_protocols=bogus\n", 2, "invalid server_tls_protocols: bogus"),
         ("server_tls_protocols=tlsv1.1\n", 2, "invalid server_tls_protocols: tlsv1.1 leaves no usable TLS version"),
     ];
@@ -629,5 +629,5 @@ fn refused_set_is_explained_for_the_log() {
 
 #[test]
 fn auth_types_have_the_names_of_pgbouncer() {
-    assert_eq!(AuthType::WORDS.join(" "), "any trust plain md5 cert hba scram-sha-256 scram-sha-256-plus");
+    assert_eq!(AuthType::WORDS.join(" "), "any trust plain md5 cert hba scram-sha-256 scram-sha-256-plus peer");
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use pgtandem::admin::{ActionResult, Console, Rights, Then};
+use pgtandem::auth::hba::{IdentMaps, Knock, Rules};
 use pgtandem::auth::{
     self, Channel, ClientLogin, Credential, Entropy, Evidence, LoginParams, Method, ScramKeys, ScramSecret, Secret,
     SecretKind, ServerLogin, ServerStep, Step, UserList,
@@ -34,7 +35,7 @@ use zeroize::Zeroizing;
 pub type Target = fn(&[u8]);
 
 /// All targets by name; the seeds of each are in `fuzz/seeds/NAME/`.
-pub const TARGETS: [(&str, Target); 14] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("frame", frame),
     ("startup", startup),
     ("extended", extended),
@@ -42,6 +43,7 @@ pub const TARGETS: [(&str, Target); 14] = [
     ("config_ini", config_ini),
     ("config_toml", config_toml),
     ("userlist", userlist),
+    ("hba", hba),
     ("console", console),
     ("certificate", certificate),
     ("handover_state", handover_state),
@@ -229,6 +231,28 @@ pub fn userlist(data: &[u8]) {
     assert!(list.len() <= lines && warnings.iter().all(|warning| (1..=lines).contains(&warning.line)));
     assert!(list.iter().all(|(user, _)| list.get(user).is_some()));
     let _ = (Secret::parse(data).kind(), list.prevailing_kind());
+}
+
+/// Access rules and, behind a separator, user maps: every finding names a line, and nobody gets in by a line that holds for
+/// somebody else.
+pub fn hba(data: &[u8]) {
+    let parts = messages(data);
+    let (rules, maps) = (parts.first().copied().unwrap_or_default(), parts.get(1).copied().unwrap_or_default());
+    let (maps, odd) = IdentMaps::parse(maps);
+    let lines = data.split(|byte| *byte == b'\n').count();
+    assert!(odd.iter().all(|finding| (1..=lines).contains(&finding.line)));
+    let mut names = |name: &str| if name == "names" { Ok(b"joe, ann".to_vec()) } else { Err("none".to_owned()) };
+    let (rules, findings) = Rules::parse(rules, &maps, &mut names);
+    assert!(rules.len() <= lines && findings.iter().all(|finding| (1..=lines).contains(&finding.line)));
+    for from in [None, Some(IpAddr::from([10, 0, 0, 1])), Some(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]))] {
+        let knock = Knock { from, tls: false, replication: false, database: "db", user: "joe" };
+        let found = rules.find(&knock);
+        assert!(found.is_none() || !rules.is_empty());
+        if let Some(map) = found.and_then(|rule| rule.map.as_ref()) {
+            let _ = map.admits("joe", Some("os"), &|system| system == "os");
+            assert!(!map.admits("joe", None, &|_| false));
+        }
+    }
 }
 
 /// Frames of a console client: every answer is made of whole messages, and each simple query is answered to its end.

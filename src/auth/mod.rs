@@ -7,6 +7,7 @@
 //! (SCRAM-SHA-256), RFC 5929 (tls-server-end-point), RFC 4013 (SASLprep).
 
 mod client_login;
+pub mod hba;
 mod messages;
 mod password;
 pub mod query;

@@ -115,10 +115,11 @@ impl Checks<'_> {
         let settings = &self.config.settings;
         let lacks_users = settings.auth_file.get().is_none();
         match settings.auth_type {
-            // Better not to start than to start and let nobody in.
             AuthType::Hba => {
-                let hint = "choose one method for all, such as scram-sha-256 or md5";
-                self.error(&["auth_type"], "auth_type=hba: access rules are not available yet", hint);
+                if settings.auth_hba_file.is_empty() {
+                    let hint = "name the file of access rules";
+                    self.error(&["auth_type"], "auth_type=hba needs auth_hba_file", hint);
+                }
             }
             AuthType::Any => {
                 let unforced = self.config.databases.iter().filter(|(_, database)| database.user.is_none());

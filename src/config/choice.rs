@@ -100,6 +100,8 @@ choice! {
         ScramSha256 = "scram-sha-256",
         /// SCRAM-SHA-256 with channel binding only (RFC 5929); pgtandem's own.
         ScramSha256Plus = "scram-sha-256-plus",
+        /// The operating system names the user, over the Unix socket only; pgtandem's own as a method for all.
+        Peer = "peer",
     }
 }
 

@@ -20,6 +20,7 @@ pub mod picture;
 pub mod pidfile;
 pub mod places;
 pub mod process;
+mod rules;
 pub mod run;
 pub mod service;
 pub mod shutdown;

@@ -7,11 +7,10 @@ use super::roster::ClientInfo;
 use super::route::client_channel;
 use super::shared::{Shared, lock};
 use crate::auth::{
-    ClientLogin, Derivation, Evidence, LoginParams, MAX_PASSWORD_BYTES, Method, ScramKeys, ScramSecret, Secret, Step,
+    ClientLogin, Derivation, LoginParams, MAX_PASSWORD_BYTES, Method, ScramKeys, ScramSecret, Secret, Step,
 };
 use crate::fault::{Culprit, Fault};
 use crate::net::stream::Stream;
-use crate::tls::{certificate_names_user, peer_common_name};
 use crate::wire::frame::{HEAD_LEN, head};
 
 impl Arrival {
@@ -19,21 +18,25 @@ impl Arrival {
         &mut self,
         info: &Arc<ClientInfo>,
     ) -> Result<Option<crate::auth::PassThrough>, Failed> {
-        let secret = self.secret(info).await?;
+        let demand = self.demand().await?;
+        let secret = match demand.method {
+            // Nobody need be asked who it is.
+            Method::Reject => None,
+            _ => self.secret(info).await?,
+        };
         // Nobody who is found or not must stand out by the kind of question.
         let found_kind = if self.asked { *lock(&self.shared.found_kind) } else { None };
         let tls = self.stream.as_ref().is_some_and(Stream::needs_flush);
-        let evidence = self.evidence();
         let cached = None::<ScramSecret>;
         let (mut machine, mut step) = ClientLogin::start(LoginParams {
-            method: self.params.method,
+            method: demand.method,
             user: self.user.as_bytes(),
             secret: secret.as_ref(),
             cached: cached.as_ref(),
             mock_kind: found_kind.unwrap_or(self.params.mock_kind),
             scram_iterations: self.params.scram_iterations,
             channel: client_channel(self.params.acceptor.as_deref(), tls),
-            evidence,
+            evidence: demand.evidence,
             entropy: self.shared.entropy(),
         });
         loop {
@@ -58,20 +61,6 @@ impl Arrival {
                     return Ok(accepted.pass_through);
                 }
             };
-        }
-    }
-
-    fn evidence(&self) -> Evidence {
-        if self.params.method != Method::Cert {
-            return Evidence::None;
-        }
-        match self.stream.as_ref().and_then(Stream::peer_certificate) {
-            None => Evidence::None,
-            Some(der) if certificate_names_user(&der, &self.user) => Evidence::Matches,
-            Some(der) => {
-                let name = peer_common_name(&der).unwrap_or_default();
-                Evidence::Mismatch(format!("the certificate is for \"{name}\"").into())
-            }
         }
     }
 

@@ -2,6 +2,7 @@
 //! All files of this folder are impure, as a file named `io.rs` is. It decides by asking the cores, and must never know the
 //! configuration: what it needs of it stands in [`route::Params`] and [`route::Route`], which the daemon builds.
 
+pub mod admission;
 pub mod adopt;
 pub mod authenticate;
 pub mod cancel;

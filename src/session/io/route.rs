@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::auth::hba::Rules;
 use crate::auth::{Channel, Method, Secret, SecretKind};
 use crate::fault::Fault;
 use crate::net::dial::{Target, TcpOptions};
@@ -18,8 +19,10 @@ pub struct Params {
     pub acceptor: Option<Arc<Acceptor>>,
     /// Clients without TLS over TCP are refused.
     pub tls_required: bool,
-    /// How clients prove who they are.
+    /// How clients prove who they are, if there are no rules.
     pub method: Method,
+    /// The access rules that say it of each client.
+    pub rules: Option<Arc<Rules>>,
     /// PgBouncer setting scram_iterations.
     pub scram_iterations: NonZeroU32,
     /// What users who do not exist would have on file.
