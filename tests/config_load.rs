@@ -188,9 +188,9 @@ fn ini_syntax_that_pgbouncer_refuses() {
             "listen_port wants a whole number",
         ),
         (
-            "[pgbouncer]\nauth_type = ldap\n",
+            "[pgbouncer]\nauth_type = pam\n",
             2,
-            "invalid value \"ldap\" for parameter auth_type in configuration",
+            "invalid value \"pam\" for parameter auth_type in configuration",
             "not available yet",
         ),
         (
@@ -349,6 +349,7 @@ fn settings_that_need_each_other() {
         ("auth_type=cert\n", 2, "auth_type=cert requires client_tls_ca_file"),
         ("auth_type=scram-sha-256-plus\n", 2, "auth_type=scram-sha-256-plus needs TLS"),
         ("auth_type=hba\n", 2, "auth_type=hba needs auth_hba_file"),
+        ("auth_type=ldap\n", 2, "auth_type=ldap needs auth_ldap_options"),
         ("server_tls_protocols=bogus\n", 2, "invalid server_tls_protocols: bogus"),
         ("server_tls_protocols=tlsv1.1\n", 2, "invalid server_tls_protocols: tlsv1.1 leaves no usable TLS version"),
     ];
@@ -629,5 +630,5 @@ fn refused_set_is_explained_for_the_log() {
 
 #[test]
 fn auth_types_have_the_names_of_pgbouncer() {
-    assert_eq!(AuthType::WORDS.join(" "), "any trust plain md5 cert hba scram-sha-256 scram-sha-256-plus peer");
+    assert_eq!(AuthType::WORDS.join(" "), "any trust plain md5 cert hba ldap scram-sha-256 scram-sha-256-plus peer");
 }

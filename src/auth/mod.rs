@@ -8,6 +8,7 @@
 
 mod client_login;
 pub mod hba;
+pub mod ldap;
 mod messages;
 mod password;
 pub mod query;
@@ -64,6 +65,8 @@ pub enum Method {
     Cert,
     /// The operating system names the user at the other end of a Unix socket; judged by the driver, see [`Evidence`].
     Peer,
+    /// The password in clear text, which an LDAP server judges; asked by the driver, see [`Step::Ask`].
+    Ldap,
     /// Nobody (hba: `reject`).
     Reject,
 }

@@ -115,11 +115,9 @@ impl Checks<'_> {
         let settings = &self.config.settings;
         let lacks_users = settings.auth_file.get().is_none();
         match settings.auth_type {
-            AuthType::Hba => {
-                if settings.auth_hba_file.is_empty() {
-                    let hint = "name the file of access rules";
-                    self.error(&["auth_type"], "auth_type=hba needs auth_hba_file", hint);
-                }
+            AuthType::Hba if settings.auth_hba_file.is_empty() => {
+                let hint = "name the file of access rules";
+                self.error(&["auth_type"], "auth_type=hba needs auth_hba_file", hint);
             }
             AuthType::Any => {
                 let unforced = self.config.databases.iter().filter(|(_, database)| database.user.is_none());
@@ -129,6 +127,12 @@ impl Checks<'_> {
                     self.problems.push(problem.hint("add user=, or use auth_type=trust"));
                 }
             }
+            AuthType::Ldap if settings.auth_ldap_options.is_none() => {
+                let hint = "say which server to ask, such as ldapurl=\"ldap://host/dc=example,dc=net?uid?sub\"";
+                self.error(&["auth_type"], "auth_type=ldap needs auth_ldap_options", hint);
+            }
+            // An LDAP server may know who is a user.
+            AuthType::Hba | AuthType::Ldap => {}
             // A database may bring its own auth_user.
             kind if lacks_users
                 && settings.auth_user.get().is_none()

@@ -96,6 +96,8 @@ choice! {
         Cert = "cert",
         /// As the lines of auth_hba_file say.
         Hba = "hba",
+        /// Password in plain text, which an LDAP server judges.
+        Ldap = "ldap",
         /// SCRAM-SHA-256 (RFC 7677).
         ScramSha256 = "scram-sha-256",
         /// SCRAM-SHA-256 with channel binding only (RFC 5929); pgtandem's own.

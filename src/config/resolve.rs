@@ -365,7 +365,7 @@ fn bad_setting(name: &str, value: &str, why: &str) -> Problem {
         return Problem::error(None, text).hint("name the database that auth_query should ask");
     }
     let hint = match (name, value.to_ascii_lowercase().as_str()) {
-        ("auth_type", method @ ("ldap" | "pam")) => format!("{method} authentication is not available yet"),
+        ("auth_type", method @ "pam") => format!("{method} authentication is not available yet"),
         _ => format!("{name} wants {why}"),
     };
     Problem::error(None, format!("invalid value \"{value}\" for parameter {name} in configuration")).hint(hint)

@@ -76,7 +76,7 @@ settings! {
     auth_file: Nullable = None, File, ANY, Reload, None, Works, Pgbouncer, "The file of users and their passwords or secrets.";
     auth_hba_file: String = Some(""), File, ANY, Reload, None, Works, Pgbouncer, "The file of access rules that auth_type=hba reads.";
     auth_ident_file: Nullable = None, File, ANY, Reload, None, Works, Pgbouncer, "The file of user maps that the access rules may name.";
-    auth_ldap_options: Option<Secret> = None, Text, ANY, Reload, None, Later("LDAP authentication"), Pgbouncer, "How to ask the LDAP server when auth_type=ldap.";
+    auth_ldap_options: Option<Secret> = None, Text, ANY, Reload, None, Works, Pgbouncer, "How to ask the LDAP server when auth_type=ldap.";
     auth_query: String = Some(DEFAULT_AUTH_QUERY), Text, ANY, Reload, Database, Works, Pgbouncer, "The query that finds the secret of a user who is not in auth_file.";
     auth_type: AuthType = Some("md5"), Choice(AuthType::WORDS), ANY, Reload, None, Works, Pgbouncer, "How clients prove who they are.";
     auth_user: Nullable = None, Text, ANY, Reload, Database, Works, Pgbouncer, "The user under whose name auth_query runs.";

@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex};
 use super::directory::{ConfigDirectory, Numbers};
 use super::files::{Files, Kind};
 use super::ha::material::PairMaterial;
-use super::rules;
+use super::{ldap, rules};
 use crate::auth::hba::Rules;
 use crate::auth::{Method, UserList};
 use crate::config::{self, AuthType, Config, Problem, Settings};
 use crate::net::dial::TcpOptions;
 use crate::pool::GlobalParams;
+use crate::session::io::ldap::LdapAccess;
 use crate::session::io::route::{LogParams, Params};
 use crate::session::params::Tracked;
 use crate::tls::{Acceptor, AcceptorParams, Connector, ConnectorParams, PemFile, SslMode, TlsError};
@@ -72,7 +73,7 @@ pub enum SetupError {
     /// A TLS setting or file.
     #[error("TLS setup failed: {0}")]
     Tls(String),
-    /// `auth_hba_file` or `auth_ident_file`, with every bad line.
+    /// `auth_hba_file` or `auth_ident_file`, with every bad line, or `auth_ldap_options`.
     #[error("{0}")]
     Rules(String),
     /// The file of users.
@@ -116,8 +117,10 @@ pub fn build(
     let connector = Arc::new(connector(settings, files, &mut tls_warnings)?);
     let users = Arc::new(users(settings, files, &mut warnings)?);
     let rules = rules::read(settings, files, &mut tls_warnings)?;
+    let ldap = ldap::access(settings, rules.as_deref(), files, &mut tls_warnings)?;
     let pair = config.ha.as_ref().map(|ha| PairMaterial::read(ha, files)).transpose().map_err(SetupError::Tls)?;
-    let setup = assemble(config, (acceptor, connector), (users, rules), numbers, tracked, (tls_warnings, warnings));
+    let setup =
+        assemble(config, (acceptor, connector), (users, rules, ldap), numbers, tracked, (tls_warnings, warnings));
     Ok(Setup { pair: pair.flatten().map(Arc::new), ..setup })
 }
 
@@ -155,18 +158,19 @@ pub fn build_keeping(
         Err(_) if same_files && running.rules.is_some() => running.rules.clone(),
         Err(error) => return Err(error),
     };
-    Ok((assemble(config, tls, (users, rules), numbers, &running.tracked, (tls_warnings, warnings)), problem))
+    let ldap = ldap::access(settings, rules.as_deref(), files, &mut tls_warnings)?;
+    Ok((assemble(config, tls, (users, rules, ldap), numbers, &running.tracked, (tls_warnings, warnings)), problem))
 }
 
 fn assemble(
     config: Config,
     (acceptor, connector): (Option<Arc<Acceptor>>, Arc<Connector>),
-    (users, rules): (Arc<UserList>, Option<Arc<Rules>>),
+    (users, rules, ldap): (Arc<UserList>, Option<Arc<Rules>>, Option<Arc<LdapAccess>>),
     numbers: &Arc<Mutex<Numbers>>,
     tracked: &Arc<Tracked>,
     (tls_warnings, warnings): (Vec<String>, Vec<String>),
 ) -> Setup {
-    let params = Params { rules, ..params(&config.settings, acceptor, connector, &users, tracked) };
+    let params = Params { rules, ldap, ..params(&config.settings, acceptor, connector, &users, tracked) };
     let globals = globals(&config.settings);
     let config = Arc::new(config);
     let directory = Arc::new(ConfigDirectory::new(Arc::clone(&config), users, Arc::clone(numbers)));
@@ -293,6 +297,7 @@ fn method(auth_type: AuthType) -> Method {
         AuthType::ScramSha256 => Method::ScramSha256,
         AuthType::ScramSha256Plus => Method::ScramSha256Plus,
         AuthType::Peer => Method::Peer,
+        AuthType::Ldap => Method::Ldap,
         // The rules say it of each client.
         AuthType::Hba => Method::Reject,
     }
@@ -316,6 +321,7 @@ fn params(
         acceptor,
         method: method(settings.auth_type),
         rules: None,
+        ldap: None,
         scram_iterations: NonZeroU32::new(settings.scram_iterations).unwrap_or(NonZeroU32::MIN),
         mock_kind: users.prevailing_kind(),
         hide_unknown_users: settings.hide_unknown_users,

@@ -14,6 +14,7 @@ mod ha_console;
 pub mod handover;
 pub mod helper;
 pub mod intake;
+mod ldap;
 pub mod listeners;
 pub mod log;
 pub mod picture;

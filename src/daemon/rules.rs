@@ -60,7 +60,7 @@ pub(super) fn read(
 }
 
 fn content(setting: &str, path: &str, files: &Files) -> Result<Vec<u8>, SetupError> {
-    files.read(Path::new(path), Kind::Plain).map_err(|error| {
+    files.read(Path::new(path), Kind::Rules).map_err(|error| {
         let reason = system_text(&error);
         SetupError::Rules(format!("{setting}: could not open \"{path}\" ({reason}); create it or correct the setting"))
     })

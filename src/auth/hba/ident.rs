@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use regex_lite::Regex;
 
-use super::tokens::{Token, lines, tokens};
+use super::tokens::{self, Token, lines};
 use super::{Finding, Findings};
 
 /// All maps of the file, by name.
@@ -96,7 +96,7 @@ impl IdentMaps {
 }
 
 fn read_line(line: &[u8]) -> Result<Option<(String, Line)>, String> {
-    let mut words = tokens(line)?.into_iter();
+    let mut words = tokens::Line::read(line)?.tokens.into_iter();
     let Some(map) = words.next() else { return Ok(None) };
     let text = |token: Option<Token>, what: &str| {
         token.and_then(Token::text).filter(|text| !text.is_empty()).ok_or_else(|| format!("{what} is missing"))

@@ -18,6 +18,7 @@ use std::sync::Arc;
 pub use ident::{IdentMap, IdentMaps};
 
 use super::Method;
+use super::ldap::LdapOptions;
 
 /// A line that cannot be used, or does not do what it looks like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub struct Rule {
     pub method: Method,
     /// Option `map`: who may log in as whom.
     pub map: Option<Arc<IdentMap>>,
+    /// How to ask the LDAP server, with the method `ldap`.
+    pub ldap: Option<Arc<LdapOptions>>,
     kind: Kind,
     databases: Names,
     users: Names,
@@ -151,6 +154,11 @@ impl Rules {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// How LDAP servers are asked by lines of the method `ldap`.
+    pub fn ldap_options(&self) -> impl Iterator<Item = &Arc<LdapOptions>> {
+        self.rules.iter().filter_map(|rule| rule.ldap.as_ref())
     }
 
     /// The methods that lines ask for.

@@ -2,11 +2,13 @@
 
 use std::iter::Peekable;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::vec::IntoIter;
 
-use super::tokens::{Token, lines, tokens};
+use super::tokens::{Line, Token, lines};
 use super::{Address, Finding, Findings, IdentMaps, Kind, Names, ReadNames, Rule, Rules, Tls};
 use crate::auth::Method;
+use crate::auth::ldap::LdapOptions;
 
 /// Files of names that name files of names: deeper than this is a circle.
 const MAX_DEPTH: u8 = 10;
@@ -45,7 +47,9 @@ struct Reader<'a, 'b> {
 
 impl Reader<'_, '_> {
     fn line(&mut self, line: &[u8]) -> Result<Option<Rule>, String> {
-        let mut words = tokens(line)?.into_iter().peekable();
+        let line = Line::read(line)?;
+        let count = line.tokens.len();
+        let mut words = line.tokens.clone().into_iter().peekable();
         let Some(kind) = words.next() else { return Ok(None) };
         let tls = match &kind {
             Token::Word(word) => match word.as_str() {
@@ -72,8 +76,17 @@ impl Reader<'_, '_> {
             self.warnings.push("no client comes by GSS encryption, so this line holds for nobody".to_owned());
         }
         let method = self.method(&mut words, kind)?;
-        let mut rule = Rule { line: self.number, method, map: None, kind, databases, users };
-        self.options(&mut words, &mut rule)?;
+        let mut rule = Rule { line: self.number, method, map: None, ldap: None, kind, databases, users };
+        if method == Method::Ldap {
+            // Their words are cut in a way of their own.
+            let options = LdapOptions::parse(line.behind(count - words.len() - 1))?;
+            if options.ldaps && options.start_tls {
+                self.warnings.push("ldaptls=1 and ldaps exclude each other, so this line refuses everybody".to_owned());
+            }
+            rule.ldap = Some(Arc::new(options));
+        } else {
+            self.options(&mut words, &mut rule)?;
+        }
         Ok(Some(rule))
     }
 
@@ -127,7 +140,7 @@ impl Reader<'_, '_> {
         let file = (self.read)(path).map_err(|error| format!("could not open {word}: {error}"))?;
         for (number, line) in lines(&file) {
             let at = |error: String| format!("{word}, line {number}: {error}");
-            for token in tokens(line).map_err(at)? {
+            for token in Line::read(line).map_err(at)?.tokens {
                 if token != Token::Comma {
                     self.name(token, column, names, depth + 1).map_err(at)?;
                 }
@@ -178,11 +191,11 @@ impl Reader<'_, '_> {
             "scram-sha-256-plus" => Method::ScramSha256Plus,
             "cert" => Method::Cert,
             "peer" => Method::Peer,
-            "ldap" => return Err("the method ldap is not available yet".to_owned()),
+            "ldap" => Method::Ldap,
             _ => {
                 return Err(format!(
-                    "unsupported method {word}: trust, reject, md5, password, scram-sha-256, scram-sha-256-plus, cert or \
-                     peer is wanted"
+                    "unsupported method {word}: trust, reject, md5, password, scram-sha-256, scram-sha-256-plus, cert, \
+                     peer or ldap is wanted"
                 ));
             }
         };

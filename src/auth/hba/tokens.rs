@@ -1,9 +1,6 @@
 //! The words of a line, as PgBouncer cuts them: white space separates, a comma is a word of its own, `#` begins a comment at the
 //! end of a word too, and what stands in quotation marks is never a keyword.
 
-use std::iter::Peekable;
-use std::str::Chars;
-
 /// One word of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Token {
@@ -30,55 +27,77 @@ impl Token {
     }
 }
 
+/// The words of one line, and what stands behind each.
+pub(super) struct Line {
+    pub(super) tokens: Vec<Token>,
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl Line {
+    /// # Errors
+    /// A quotation mark that is not closed, a zero byte, or bytes that are no UTF-8 outside a comment.
+    pub(super) fn read(line: &[u8]) -> Result<Self, String> {
+        // A comment may be in any encoding.
+        let text = String::from_utf8_lossy(line).into_owned();
+        let (mut tokens, mut ends) = (Vec::new(), Vec::new());
+        let mut rest = text.as_str();
+        loop {
+            rest = rest.trim_start_matches(is_space);
+            let (token, behind) = match rest.chars().next() {
+                None | Some('#') => break,
+                Some(',') => (Token::Comma, rest.get(1..).unwrap_or_default()),
+                Some('"') => {
+                    let (name, behind) = quoted(rest.get(1..).unwrap_or_default())?;
+                    (Token::Quoted(name), behind)
+                }
+                Some(first) => {
+                    let ends_word = |char| matches!(char, ',' | '#' | '"') || is_space(char);
+                    let from = first.len_utf8();
+                    let len =
+                        rest.get(from..).and_then(|rest| rest.find(ends_word)).map_or(rest.len(), |len| len + from);
+                    let (word, behind) = rest.split_at_checked(len).unwrap_or((rest, ""));
+                    (Token::Word(word.to_owned()), behind)
+                }
+            };
+            tokens.push(token);
+            ends.push(text.len() - behind.len());
+            rest = behind;
+        }
+        let odd = |char| char == '\0' || char == char::REPLACEMENT_CHARACTER;
+        if tokens.iter().any(|token| matches!(token, Token::Word(text) | Token::Quoted(text) if text.contains(odd))) {
+            return Err("there is a byte that is no UTF-8 text".to_owned());
+        }
+        Ok(Self { tokens, text, ends })
+    }
+
+    /// All that stands behind the word of this number, as it is written.
+    pub(super) fn behind(&self, number: usize) -> &str {
+        self.ends.get(number).and_then(|end| self.text.get(*end..)).unwrap_or_default()
+    }
+}
+
 /// As isspace(3) has it.
-pub(super) fn is_space(char: char) -> bool {
+fn is_space(char: char) -> bool {
     char.is_ascii_whitespace() || char == '\x0b'
 }
 
-/// The words of one line.
-///
-/// # Errors
-/// A quotation mark that is not closed, a zero byte, or bytes that are no UTF-8 outside a comment.
-pub(super) fn tokens(line: &[u8]) -> Result<Vec<Token>, String> {
-    let text = match std::str::from_utf8(line) {
-        Ok(text) => text.to_owned(),
-        // A comment may be in any encoding.
-        Err(_) => String::from_utf8_lossy(line).into_owned(),
-    };
-    let mut found = Vec::new();
-    let mut chars = text.chars().peekable();
-    while let Some(char) = chars.next() {
-        match char {
-            '#' => break,
-            ',' => found.push(Token::Comma),
-            '"' => found.push(Token::Quoted(quoted(&mut chars)?)),
-            char if is_space(char) => {}
-            char => {
-                let mut word = String::from(char);
-                while let Some(next) = chars.next_if(|&c| !matches!(c, ',' | '#' | '"') && !is_space(c)) {
-                    word.push(next);
-                }
-                found.push(Token::Word(word));
+/// The text up to the closing quotation mark, and what follows.
+fn quoted(text: &str) -> Result<(String, &str), String> {
+    let (mut name, mut rest) = (String::new(), text);
+    loop {
+        let Some((part, behind)) = rest.split_once('"') else {
+            return Err("a quotation mark is not closed".to_owned());
+        };
+        name.push_str(part);
+        match behind.strip_prefix('"') {
+            Some(behind) => {
+                name.push('"');
+                rest = behind;
             }
+            None => return Ok((name, behind)),
         }
     }
-    let odd = |char| char == '\0' || char == char::REPLACEMENT_CHARACTER;
-    if found.iter().any(|token| matches!(token, Token::Word(text) | Token::Quoted(text) if text.contains(odd))) {
-        return Err("there is a byte that is no UTF-8 text".to_owned());
-    }
-    Ok(found)
-}
-
-fn quoted(chars: &mut Peekable<Chars<'_>>) -> Result<String, String> {
-    let mut text = String::new();
-    while let Some(char) = chars.next() {
-        match char {
-            '"' if chars.next_if_eq(&'"').is_some() => text.push('"'),
-            '"' => return Ok(text),
-            char => text.push(char),
-        }
-    }
-    Err("a quotation mark is not closed".to_owned())
 }
 
 /// The lines of a file, counted from 1.

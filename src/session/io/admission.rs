@@ -1,8 +1,11 @@
 //! How a client has to prove who it is: the method of all clients or of the line of the access rules that holds for it, and what
 //! its certificate or the operating system tells of it.
 
+use std::sync::Arc;
+
 use super::login::{Arrival, Failed};
 use crate::auth::hba::{IdentMap, Knock};
+use crate::auth::ldap::LdapOptions;
 use crate::auth::{Evidence, Method};
 use crate::fault::{Culprit, Fault};
 use crate::net::stream::{Peer, Stream};
@@ -14,6 +17,8 @@ pub(super) struct Demand {
     pub(super) method: Method,
     /// What is known without asking it.
     pub(super) evidence: Evidence,
+    /// Which LDAP server to ask, with [`Method::Ldap`].
+    pub(super) ldap: Option<Arc<LdapOptions>>,
 }
 
 impl Arrival {
@@ -21,7 +26,8 @@ impl Arrival {
     pub(super) async fn demand(&self) -> Result<Demand, Failed> {
         let Some(rules) = &self.params.rules else {
             let method = self.params.method;
-            return Ok(Demand { method, evidence: self.evidence(method, None).await });
+            let ldap = self.params.ldap.as_ref().and_then(|ldap| ldap.options.clone());
+            return Ok(Demand { method, evidence: self.evidence(method, None).await, ldap });
         };
         let from = match self.peer {
             Peer::Inet(address) => Some(address.ip()),
@@ -44,7 +50,8 @@ impl Arrival {
             return Err(Failed::Refused(fault, reason));
         };
         tracing::debug!(subject = %self.subject(), "{} HBA Line {} is matched", self.name(), rule.line);
-        Ok(Demand { method: rule.method, evidence: self.evidence(rule.method, rule.map.as_deref()).await })
+        let evidence = self.evidence(rule.method, rule.map.as_deref()).await;
+        Ok(Demand { method: rule.method, evidence, ldap: rule.ldap.clone() })
     }
 
     async fn evidence(&self, method: Method, map: Option<&IdentMap>) -> Evidence {

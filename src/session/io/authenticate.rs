@@ -21,7 +21,7 @@ impl Arrival {
         let demand = self.demand().await?;
         let secret = match demand.method {
             // Nobody need be asked who it is.
-            Method::Reject => None,
+            Method::Reject | Method::Ldap => None,
             _ => self.secret(info).await?,
         };
         // Nobody who is found or not must stand out by the kind of question.
@@ -51,12 +51,20 @@ impl Arrival {
                     let keys = keys.ok_or_else(|| Fault::fatal(Culprit::Us, "internal error in authentication"))?;
                     machine.on_keys(&keys)
                 }
+                Step::Ask(password) => {
+                    let answer = super::ldap::ask(&self.params, demand.ldap.as_ref(), &self.user, password).await;
+                    machine.on_answer(answer)
+                }
                 Step::Refused(refusal) => {
                     return Err(Failed::Refused(refusal.fault, refusal.reason.into_owned()));
                 }
                 Step::Accepted(accepted) => {
                     if !accepted.reply.is_empty() {
                         self.send(&accepted.reply).await?;
+                    }
+                    if demand.method == Method::Ldap {
+                        // Nothing is on file with which servers could be logged in to.
+                        self.found = accepted.password.map(Secret::Plain);
                     }
                     return Ok(accepted.pass_through);
                 }

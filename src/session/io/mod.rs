@@ -12,6 +12,7 @@ pub mod farewell;
 pub mod floating;
 pub mod freeze;
 pub mod host;
+pub mod ldap;
 pub mod login;
 pub mod lookup;
 pub mod open;

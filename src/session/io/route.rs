@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ldap::LdapAccess;
 use crate::auth::hba::Rules;
 use crate::auth::{Channel, Method, Secret, SecretKind};
 use crate::fault::Fault;
@@ -23,6 +24,8 @@ pub struct Params {
     pub method: Method,
     /// The access rules that say it of each client.
     pub rules: Option<Arc<Rules>>,
+    /// What asks LDAP servers, if any client may have to be asked about.
+    pub ldap: Option<Arc<LdapAccess>>,
     /// PgBouncer setting scram_iterations.
     pub scram_iterations: NonZeroU32,
     /// What users who do not exist would have on file.
