@@ -84,7 +84,9 @@ impl Arrival {
     fn judge(&mut self, found: Found) -> Result<Option<Secret>, Failed> {
         match found {
             Found::User(secret) => {
-                self.asked = true;
+                // Where strangers are told at once, a user without a password is asked as one of auth_file without one, as by
+                // PgBouncer.
+                self.asked = self.params.hide_unknown_users;
                 if secret == Secret::Empty {
                     let name = self.name();
                     tracing::info!(subject = %self.subject(), "{name} auth_query found no password that holds now");
