@@ -17,6 +17,7 @@ use crate::session::Mode;
 use crate::session::io::login::CONSOLE;
 use crate::session::io::roster::{ClientInfo, Doing, ServerInfo};
 use crate::session::io::shared::{Shared, Stats, lock};
+use crate::session::replication::Kind;
 use crate::snapshot::{
     ClientState, Counters, DatabaseRow, ListCounts, MemoryRow, Needs, PoolRow, Replication, ServerState as Sv,
     SettingRow, Snapshot, SocketRow, SocketState, StatsRow, UserRow,
@@ -397,6 +398,14 @@ fn address(peer: &Peer) -> (String, u16) {
     }
 }
 
+fn replication(kind: Option<Kind>) -> Replication {
+    match kind {
+        None => Replication::None,
+        Some(Kind::Logical) => Replication::Logical,
+        Some(Kind::Physical) => Replication::Physical,
+    }
+}
+
 fn client_row(shared: &Shared, client: &Arc<ClientInfo>, now: Time) -> SocketRow {
     let state = match client.doing() {
         Doing::Login => ClientState::Login,
@@ -415,7 +424,7 @@ fn client_row(shared: &Shared, client: &Arc<ClientInfo>, now: Time) -> SocketRow
         state: SocketState::Client(state),
         user: Some(client.user.as_str().into()),
         database: Some(client.database.as_str().into()),
-        replication: Replication::None,
+        replication: replication(client.replication().map(|wanted| wanted.kind)),
         addr,
         port,
         local_addr,
@@ -456,7 +465,7 @@ fn server_row(server: &Arc<ServerInfo>, view: &ServerView) -> SocketRow {
         state: SocketState::Server(state),
         user: Some(server.user.as_str().into()),
         database: Some(server.database.as_str().into()),
-        replication: Replication::None,
+        replication: replication(server.replication),
         addr,
         port,
         local_addr,

@@ -389,7 +389,7 @@ impl Daemon {
                     };
                     Box::pin(console::serve(&daemon, console)).await;
                 }
-                Destination::Pool { context, membership, route, values } => {
+                Destination::Pool { context, membership, route, values, server } => {
                     let start = Start {
                         stream: client.stream,
                         input: client.input,
@@ -400,6 +400,7 @@ impl Daemon {
                         route,
                         values,
                         presence: client.presence,
+                        server,
                     };
                     Session::new(&daemon.shared, start).serve().await;
                 }

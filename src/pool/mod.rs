@@ -23,6 +23,7 @@ mod freeze;
 pub mod io;
 mod limits;
 mod opening;
+mod own;
 mod params;
 mod picture;
 mod registry;

@@ -1,5 +1,6 @@
 //! Scripts, one for each rule: a time in seconds, a call, and after `->` what comes of it. `wait` runs the timers.
 
+mod own;
 mod random;
 mod share;
 
@@ -125,7 +126,7 @@ impl Script {
             "pool" => self.ensure(word(1), &args, words.contains(&"forced")),
             "attach" => self.registry.client_attached(now, self.pool(word(1))),
             "detach" => self.registry.client_detached(now, self.pool(word(1))),
-            "checkout" | "again" | "welcome" => return self.ask(words, &args),
+            "checkout" | "own" | "again" | "welcome" => return self.ask(words, &args),
             "leave" => return self.registry.leave(ClientId(id(word(1)))).to_string(),
             "ready" => return known(self.registry.server_ready(now, server(), &mut self.out)),
             "fail" => self.fail(words),
@@ -229,6 +230,7 @@ impl Script {
         let (now, pool, client) = (self.now, self.pool(words[1]), ClientId(id(words[2])));
         let checkout = match words[0] {
             "checkout" => self.registry.checkout(now, pool, client, &mut self.out),
+            "own" => self.registry.checkout_own(now, pool, client, &mut self.out),
             "again" => {
                 let since = Time(secs(args["since"]).as_nanos() as u64);
                 self.registry.checkout_again(now, pool, client, since, &mut self.out)
@@ -291,6 +293,7 @@ fn granted(server: ServerId, needs_check: bool) -> String {
 fn say(action: &Action) -> String {
     match action {
         Action::Open { server, pool } => format!("open s{server} p{}", pool.0),
+        Action::OpenOwn { server, pool, client } => format!("own s{server} p{} c{client}", pool.0),
         Action::OpenCancel { server, request, target, .. } => format!("carry c{request} s{server} to s{target}"),
         Action::DropCancel { request, .. } => format!("drop c{request}"),
         Action::Grant { client, server, needs_check, .. } => format!("c{client} {}", granted(*server, *needs_check)),

@@ -7,6 +7,7 @@ pub mod client;
 pub mod drain;
 pub mod io;
 pub mod params;
+pub mod replication;
 pub mod server;
 
 /// When a server goes back to the pool (PgBouncer setting pool_mode).

@@ -117,6 +117,8 @@ pub struct ServerCore {
     /// After CopyInResponse or CopyBothResponse, until the client ends the copy: the server then reads Sync and Flush as
     /// nothing (PostgreSQL docs, "COPY Operations").
     copy_in: bool,
+    /// From CopyBothResponse to the end of its command.
+    streaming: bool,
     /// An extended-protocol message went out since the last Sync.
     unsynced: bool,
     /// The server reported an error and skips everything up to a Sync that has not gone out yet.
@@ -150,6 +152,7 @@ impl ServerCore {
             window: Window::default(),
             status: Status::Idle,
             copy_in: false,
+            streaming: false,
             unsynced: false,
             skipping: false,
             values,
@@ -204,6 +207,12 @@ impl ServerCore {
     #[must_use]
     pub fn in_copy_in(&self) -> bool {
         self.copy_in
+    }
+
+    /// Does it stream in both directions (replication)? Such a stream has no end of its own.
+    #[must_use]
+    pub fn is_streaming(&self) -> bool {
+        self.streaming
     }
 
     /// The tracked parameters as the server has them.
@@ -427,7 +436,11 @@ impl ServerCore {
             b'3' => self.on_close_complete(),
             b'S' => self.on_parameter_status(head, body, client),
             b'E' => self.on_error(client),
-            b'G' | b'W' => self.on_copy_in(),
+            b'G' => self.on_copy_in(),
+            b'W' => {
+                self.streaming = true;
+                self.on_copy_in()
+            }
             _ => Verdict::Quarantine("unexpected message type from server"),
         }
     }
@@ -502,6 +515,7 @@ impl ServerCore {
         }
         // A copy that the server ended by itself.
         self.copy_in = false;
+        self.streaming = false;
         self.pop_execute()
     }
 
@@ -588,6 +602,7 @@ impl ServerCore {
 
     fn on_error(&mut self, client: Option<&mut ClientCore>) -> Verdict {
         self.copy_in = false;
+        self.streaming = false;
         match self.owed.front() {
             // Asynchronous: the server is about to go (PostgreSQL docs, "Asynchronous Operations").
             None | Some(Owed::Query { .. } | Owed::FunctionCall | Owed::Sync { .. }) => return self.pass(),

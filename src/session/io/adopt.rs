@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 use super::client::{Carried, Session, Start};
-use super::login::{Membership, Presence, SeatGuard};
+use super::presence::{Membership, Presence, SeatGuard};
 use super::roster::{ClientInfo, Doing, ServerInfo};
 use super::route::{Entry, Route};
 use super::server::Server;
@@ -232,6 +232,7 @@ impl Adopter<'_> {
             route: Arc::clone(&home.route),
             values: self.values_at(entry.values),
             presence,
+            server: None,
         };
         let names = entry.names.iter().filter_map(|(name, id)| Some((&*name.0, self.statements.get(id)?)));
         let carried = Carried {

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::freeze::Verdict;
-use super::login::{Membership, Presence, SeatGuard};
+use super::presence::{Membership, Presence, SeatGuard};
 use super::relay::Step;
 use super::roster::{ClientInfo, Doing, Ending, Parting};
 use super::route::{Params, Route};
@@ -139,6 +139,8 @@ pub struct Start {
     pub values: Values,
     /// Its being known.
     pub presence: Presence,
+    /// The server that was opened for it alone.
+    pub server: Option<Box<Server>>,
 }
 
 impl Session {
@@ -182,6 +184,11 @@ impl Session {
             tally: Tally::default(),
         };
         session.adopt_settings();
+        if let Some(server) = start.server {
+            session.attach(server, now);
+            // There is no first frame to wait for.
+            session.served = true;
+        }
         session
     }
 
@@ -226,7 +233,8 @@ impl Session {
     fn adopt_settings(&mut self) {
         // The mode holds for as long as the client has a server.
         if self.server.is_none() {
-            self.set_mode(self.route.mode);
+            let own = self.info.replication().is_some();
+            self.set_mode(if own { Mode::Session } else { self.route.mode });
         }
     }
 
@@ -475,7 +483,12 @@ impl Session {
         let torn = self.server.as_ref().is_some_and(|s| s.passing.is_torn());
         if let Some(mut server) = self.server.take() {
             self.detach(&mut server);
+            let own = self.info.replication().is_some();
+            if own && clean && self.run == 0 && self.passing.left == 0 {
+                server.leave_stream();
+            }
             let idle = clean
+                && !own
                 && self.mode == Mode::Session
                 && server.core.is_free()
                 && server.passing.left == 0
@@ -487,7 +500,8 @@ impl Session {
             } else if idle {
                 self.reset_and_release(server);
             } else {
-                self.shared.pools.release(server, Fate::Close(server_reason(&end)));
+                let reason = if own && clean { "replication client was closed" } else { server_reason(&end) };
+                self.shared.pools.release(server, Fate::Close(reason));
             }
         }
         let shared = Arc::clone(&self.shared);

@@ -29,7 +29,13 @@ impl SessionHost {
 impl Host<Server> for SessionHost {
     fn open(&self, server: ServerId, pool: PoolId) {
         if let Some(shared) = self.shared.upgrade() {
-            open::spawn(&shared, server, pool);
+            open::spawn(&shared, server, pool, None);
+        }
+    }
+
+    fn open_own(&self, server: ServerId, pool: PoolId, client: ClientId) {
+        if let Some(shared) = self.shared.upgrade() {
+            open::spawn(&shared, server, pool, Some(client));
         }
     }
 
@@ -77,10 +83,12 @@ impl Host<Server> for SessionHost {
 
     fn close_needed(&self, _server: ServerId, client: Option<ClientId>) {
         let Some(shared) = self.shared.upgrade() else { return };
-        if !shared.params().server_fast_close {
+        let client = client.and_then(|id| shared.roster.client(id));
+        // Replication has no end to wait for.
+        let fast = shared.params().server_fast_close || client.as_ref().is_some_and(|c| c.replication().is_some());
+        if !fast {
             return;
         }
-        let client = client.and_then(|id| shared.roster.client(id));
         if let Some(client) = client.filter(|client| client.keeps_server()) {
             let fault = Fault::fatal(Culprit::Us, "database configuration changed");
             client.end(Ending::between_transactions(fault));

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::farewell::{abandon, tell};
 use super::floating::not_here;
+use super::presence::{Membership, Presence, SeatGuard};
 use super::roster::{ClientInfo, Ending, Move};
 use super::route::{ConsoleEntry, Entry, Params, Route, client_channel};
 use super::server::Server;
@@ -22,12 +23,13 @@ use crate::auth::{
     ClientLogin, Derivation, Evidence, LoginParams, MAX_PASSWORD_BYTES, Method, ScramKeys, ScramSecret, Secret, Step,
 };
 use crate::fault::{Culprit, Fault};
-use crate::ids::{ClientId, PoolId};
+use crate::ids::ClientId;
 use crate::net::buffer::Buffer;
 use crate::net::stream::{Peer, Stream};
+use crate::pool::Welcome;
 use crate::pool::io::Message;
-use crate::pool::{Seat, Welcome};
 use crate::session::params::Values;
+use crate::session::replication::{Kind, Wanted};
 use crate::tls::{ALPN_POSTGRESQL, certificate_names_user, openssl_name, peer_common_name, protocol_name};
 use crate::wire::frame::{HEAD_LEN, head};
 use crate::wire::reply;
@@ -71,101 +73,13 @@ pub enum Destination {
         route: Arc<Route>,
         /// Its tracked parameters.
         values: Values,
+        /// The server that was opened for it alone.
+        server: Option<Box<Server>>,
     },
 }
 
-/// Gives a seat back when it is dropped.
-pub struct SeatGuard {
-    shared: Arc<Shared>,
-    seat: Option<Seat>,
-}
-
-impl SeatGuard {
-    /// Takes a seat for a socket just accepted.
-    #[must_use]
-    pub fn enter(shared: &Arc<Shared>) -> Self {
-        let seat = lock(&shared.limits).enter();
-        Self { shared: Arc::clone(shared), seat: Some(seat) }
-    }
-
-    /// Works on the seat under the lock of all limits.
-    ///
-    /// # Errors
-    /// What `call` says.
-    pub fn with(
-        &mut self,
-        call: impl FnOnce(&mut crate::pool::ClientLimits, &mut Seat) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
-        match &mut self.seat {
-            Some(seat) => call(&mut lock(&self.shared.limits), seat),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for SeatGuard {
-    fn drop(&mut self) {
-        if let Some(seat) = self.seat.take() {
-            lock(&self.shared.limits).leave(seat);
-        }
-    }
-}
-
-/// Counts a client as one of a pool until it is dropped.
-pub struct Membership {
-    shared: Arc<Shared>,
-    pool: PoolId,
-}
-
-impl Membership {
-    pub(super) fn begin(shared: &Arc<Shared>, pool: PoolId) -> Self {
-        shared.pools.with(|registry, now, _| registry.client_attached(now, pool));
-        Self { shared: Arc::clone(shared), pool }
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        self.shared.pools.with(|registry, now, _| registry.client_detached(now, self.pool));
-    }
-}
-
-/// A client's being known to others. When it is dropped, nobody finds the client any more, by whatever way it left.
-pub struct Presence {
-    shared: Arc<Shared>,
-    id: ClientId,
-    key: Option<CancelKey>,
-}
-
-impl Presence {
-    /// Makes a client known that a former process let in.
-    pub(super) fn restore(shared: &Arc<Shared>, info: &Arc<ClientInfo>, key: Option<CancelKey>) -> Self {
-        if let Some(key) = &key {
-            lock(&shared.keys).restore(info.id, key.clone());
-        }
-        shared.pools.enrol(info.id, Arc::clone(&info.mailbox));
-        shared.roster.add_client(Arc::clone(info));
-        Self { shared: Arc::clone(shared), id: info.id, key }
-    }
-
-    /// The key that the client was given.
-    pub(super) fn key(&self) -> Option<&CancelKey> {
-        self.key.as_ref()
-    }
-}
-
-impl Drop for Presence {
-    fn drop(&mut self) {
-        self.shared.pools.dismiss(self.id);
-        self.shared.roster.remove_client(self.id);
-        if let Some(key) = &self.key {
-            lock(&self.shared.keys).revoke(key);
-        }
-    }
-}
-
 /// Why a login came to nothing.
-enum Failed {
+pub(super) enum Failed {
     /// Tell the client.
     Fault(Fault),
     /// Tell the client, and the log more than the client.
@@ -191,16 +105,18 @@ impl From<io::Error> for Failed {
 }
 
 /// The client, as far as it has come.
-struct Arrival {
-    shared: Arc<Shared>,
-    params: Arc<Params>,
-    id: ClientId,
+pub(super) struct Arrival {
+    pub(super) shared: Arc<Shared>,
+    pub(super) params: Arc<Params>,
+    pub(super) id: ClientId,
     peer: Peer,
     local: Option<SocketAddr>,
     stream: Option<Stream>,
     input: Buffer,
     user: String,
     database: String,
+    /// Of which kind its replication is, if it asks for that.
+    replication: Option<Kind>,
 }
 
 /// Lets a client in. `None`: it did not come in, everything has been said and logged. Not cancel-safe; a dropped login closes
@@ -221,12 +137,13 @@ pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
         input: Buffer::default(),
         user: String::new(),
         database: String::new(),
+        replication: None,
         params,
     };
     let limit = arrival.params.client_login_timeout;
     let limit = if limit.is_zero() { Duration::from_secs(86_400 * 365) } else { limit };
     let began = crate::clock::Time::now();
-    let mut presence = Presence { shared: Arc::clone(shared), id: arrival.id, key: None };
+    let mut presence = Presence::begin(shared, arrival.id);
     let result = tokio::select! {
         biased;
         () = hold.left() => Err(Failed::Unreachable),
@@ -369,6 +286,9 @@ impl Arrival {
         presence: &mut Presence,
     ) -> Result<Destination, Failed> {
         let mut values = self.startup_values(startup)?;
+        if let Some(kind) = self.replication {
+            info.set_replication(Wanted::new(kind, startup, &self.params.tracked, &values));
+        }
         let accepted = self.authenticate().await?;
         // Only now: nothing is remembered of names that nobody has vouched for.
         let route = match self.shared.directory().find(&self.database, &self.user) {
@@ -391,19 +311,27 @@ impl Arrival {
             *lock(&context.pass_through) = Some(keys);
         }
         let membership = Membership::begin(&self.shared, context.pool);
-        let reported = self.reported(&context, info, &route).await?;
+        let (server, reported) = if self.replication.is_some() {
+            let (server, reported) = self.own_server(&context, info, &route).await?;
+            values = reported.values.clone();
+            (Some(server), reported)
+        } else {
+            (None, self.reported(&context, info, &route).await?)
+        };
         values.fill_unset(&reported.values);
         let key = self.issue_key(startup, presence);
         let welcome = welcome(&self.params, &reported, &values, &key);
         info.set_pool(context.pool);
-        self.shared.roster.add_client(Arc::clone(info));
+        if server.is_none() {
+            self.shared.roster.add_client(Arc::clone(info));
+        }
         context.stats.logins.fetch_add(1, Ordering::Relaxed);
         info.set_doing(super::roster::Doing::Idle);
         if let Some(index) = self.params.tracked.index(b"application_name") {
             *lock(&info.application_name) = String::from_utf8_lossy(values.get(index).unwrap_or_default()).into_owned();
         }
         self.send(&welcome).await?;
-        Ok(Destination::Pool { context, membership, route, values })
+        Ok(Destination::Pool { context, membership, route, values, server })
     }
 
     fn log_attempt(&self, info: &ClientInfo) {
@@ -412,9 +340,10 @@ impl Arrival {
             let name = self.name();
             tracing::info!(
                 subject = %self.subject(),
-                "{name} login attempt: db={} user={} tls={tls} replication=no",
+                "{name} login attempt: db={} user={} tls={tls} replication={}",
                 self.database,
-                self.user
+                self.user,
+                self.replication.map_or("no", Kind::as_str)
             );
         }
     }
@@ -446,7 +375,11 @@ impl Arrival {
         Ok(reported.unwrap_or_else(|| Reported { fixed: Vec::new(), values: Values::unset(&self.params.tracked) }))
     }
 
-    fn poll_letter(&mut self, cx: &mut Context<'_>, info: &ClientInfo) -> Poll<Result<Message<Server>, Failed>> {
+    pub(super) fn poll_letter(
+        &mut self,
+        cx: &mut Context<'_>,
+        info: &ClientInfo,
+    ) -> Poll<Result<Message<Server>, Failed>> {
         match (info.mailbox.take(), info.ending()) {
             (Some(letter), _) => return Poll::Ready(Ok(letter)),
             (None, Some(Ending { fault, .. })) => return Poll::Ready(Err(fault.into())),
@@ -468,7 +401,7 @@ impl Arrival {
         loop {
             let random = self.shared.random_key();
             if let Some(key) = lock(&self.shared.keys).issue(self.id, startup.negotiated(), &random) {
-                presence.key = Some(key.clone());
+                presence.set_key(key.clone());
                 return key;
             }
         }
@@ -590,9 +523,11 @@ impl Arrival {
         let user = text("user")?;
         self.user = user.ok_or_else(|| Fault::fatal(Culprit::Client, "no username supplied"))?;
         self.database = text("database")?.unwrap_or_else(|| self.user.clone());
-        if startup.get("replication").is_some_and(|v| !matches!(v, b"no" | b"false" | b"off" | b"0")) {
-            let text = "replication connections are not supported; connect to the server directly";
-            return Err(Fault::fatal(Culprit::Client, text).with_sqlstate("0A000").into());
+        if let Some(value) = startup.get("replication") {
+            self.replication = Kind::parse(value).map_err(|_| {
+                let text = format!("invalid value for parameter \"replication\": \"{}\"", value.escape_ascii());
+                Fault::fatal(Culprit::Client, text).with_sqlstate("22023")
+            })?;
         }
         Ok(())
     }
@@ -601,7 +536,8 @@ impl Arrival {
     fn startup_values(&self, startup: &Startup) -> Result<Values, Failed> {
         let mut values = Values::unset(&self.params.tracked);
         for (name, value) in &startup.params {
-            if matches!(&**name, b"user" | b"database" | b"replication") || name.starts_with(b"_pq_.") {
+            let known = matches!(&**name, b"user" | b"database" | b"replication") || name.starts_with(b"_pq_.");
+            if known || (&**name == b"options" && self.replication.is_some()) {
                 continue;
             }
             let name_text = String::from_utf8_lossy(name);

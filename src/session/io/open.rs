@@ -10,20 +10,21 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::connect::{ConnectError, connect_for};
-use super::roster::ServerInfo;
+use super::roster::{ClientInfo, ServerInfo};
 use super::route::{DatabaseRoute, Host, Params, Route};
 use super::server::{QueryError, Server, server_fault};
 use super::shared::{PoolContext, Reported, Shared, lock};
 use super::subject::Subject;
 use crate::auth::{Channel, Credential, PassThrough, ServerLogin, ServerStep};
 use crate::fault::{Culprit, Fault};
-use crate::ids::{PoolId, ServerId};
+use crate::ids::{ClientId, PoolId, ServerId};
 use crate::net::buffer::Buffer;
 use crate::net::dial::Target;
 use crate::net::dial::{DialError, dial};
 use crate::net::stream::Stream;
 use crate::pool::Failure;
 use crate::session::params::Values;
+use crate::session::replication::{Kind, Wanted};
 use crate::session::server::ServerCore;
 use crate::tls::server_end_point_hash;
 use crate::wire::frame::{HEAD_LEN, cstr, head};
@@ -48,17 +49,25 @@ impl From<io::Error> for OpenError {
 /// The longest message that a server may send while it lets us in, in bytes.
 const LOGIN_MESSAGE_LEN_MAX: usize = 1024 * 1024;
 
-/// Begins to open a server; the pools hear how it went.
-pub(super) fn spawn(shared: &Arc<Shared>, id: ServerId, pool: PoolId) {
+/// Begins to open a server, for `owner` alone if there is one; the pools hear how it went.
+pub(super) fn spawn(shared: &Arc<Shared>, id: ServerId, pool: PoolId, owner: Option<ClientId>) {
     let Some(context) = shared.context(pool) else {
         shared.pools.failed(id, Failure::Connect("pool is gone".into()));
         return;
+    };
+    let owner = match owner.map(|id| shared.roster.client(id)) {
+        None => None,
+        Some(Some(client)) => Some(client),
+        Some(None) => {
+            let fault = Fault::fatal(Culprit::Client, "replication client is gone");
+            return shared.pools.failed(id, Failure::Login(fault));
+        }
     };
     let shared_in = Arc::clone(shared);
     // Locked while spawning, so that the task cannot end before its handle is here.
     let mut opening = lock(&shared.opening);
     let attempt = Attempt { shared: shared_in, id, over: false };
-    let task = tokio::spawn(async move { run(attempt, &context).await });
+    let task = tokio::spawn(async move { run(attempt, &context, owner.as_deref()).await });
     opening.insert(id, task.abort_handle());
 }
 
@@ -79,14 +88,15 @@ impl Drop for Attempt {
     }
 }
 
-async fn run(mut attempt: Attempt, context: &Arc<PoolContext>) {
+async fn run(mut attempt: Attempt, context: &Arc<PoolContext>, owner: Option<&ClientInfo>) {
     let (shared, id) = (&Arc::clone(&attempt.shared), attempt.id);
     let params = shared.params();
     let route = context.route();
     let limit = params.server_connect_timeout;
     let limit = if limit.is_zero() { Duration::from_secs(86_400) } else { limit };
     let host = choose_host(context, &route);
-    let result = match timeout(limit, open(shared, id, context, &route, &params, host)).await {
+    let wanted = owner.and_then(ClientInfo::replication);
+    let result = match timeout(limit, open(shared, id, context, (&route, wanted), &params, host)).await {
         Ok(result) => result,
         Err(_) => Err(OpenError::Connect("connect timeout".into())),
     };
@@ -100,6 +110,7 @@ async fn run(mut attempt: Attempt, context: &Arc<PoolContext>) {
             }
             shared.pools.ready(Box::new(server));
         }
+        Err(OpenError::Login(fault)) if owner.is_some() => report_own(shared, id, &route, host, fault),
         Err(error) => {
             context.host_turn.fetch_add(1, Ordering::Relaxed);
             report(shared, id, context, &route, host, error);
@@ -127,6 +138,16 @@ fn report(shared: &Shared, id: ServerId, context: &PoolContext, route: &Route, h
             shared.pools.failed(id, Failure::Login(fault));
         }
     }
+}
+
+/// The server lets this replication client not in, which says nothing of any other client.
+fn report_own(shared: &Shared, id: ServerId, route: &Route, host: &Host, fault: Fault) {
+    let (who, subject) = (prefix(id, route, host), subject(id, route, host));
+    let said = format!("{}: {}", fault.severity.as_str(), fault.text);
+    tracing::warn!(%subject, "{who} S: login failed: {said}");
+    tracing::info!(%subject, "{who} closing because: login failed (age=0s)");
+    let fault = Fault { text: "login failed".into(), ..fault }.with_detail(format!("The server said: {said}"));
+    shared.pools.failed(id, Failure::Login(fault));
 }
 
 fn prefix(id: ServerId, route: &Route, host: &Host) -> String {
@@ -158,7 +179,7 @@ async fn open(
     shared: &Arc<Shared>,
     id: ServerId,
     context: &Arc<PoolContext>,
-    route: &Route,
+    (route, wanted): (&Route, Option<&Wanted>),
     params: &Params,
     host: &Host,
 ) -> Result<Server, OpenError> {
@@ -170,10 +191,10 @@ async fn open(
     }
     let keys = lock(&context.pass_through).clone();
     let mut login = Login::new(shared, keys.as_ref(), route, stream);
-    login.start(route).await?;
+    login.start(route, wanted).await?;
     let answer = login.finish(params).await?;
     let Login { stream, .. } = login;
-    let info = Arc::new(ServerInfo::new(
+    let info = ServerInfo::new(
         id,
         route.database.name.clone(),
         route.server_user.clone(),
@@ -181,11 +202,18 @@ async fn open(
         local,
         super::login::tls_text(&stream),
         answer.key.map(|key| (host.target.clone(), key)),
-    ));
+    );
+    let info = Arc::new(info.with_replication(wanted.map(|w| w.kind)));
     let core = ServerCore::new(Arc::clone(&params.tracked), answer.reported.values.clone());
-    *lock(&context.reported) = Some(answer.reported);
     let mut server = Server::new(shared, info, Arc::clone(context), stream, core);
-    if let Some(query) = &route.database.connect_query {
+    match wanted {
+        // It was opened with parameters of its client.
+        Some(_) => server.reported = Some(answer.reported),
+        None => *lock(&context.reported) = Some(answer.reported),
+    }
+    // Physical replication takes no SQL.
+    let takes_sql = wanted.is_none_or(|w| w.kind == Kind::Logical);
+    if let Some(query) = route.database.connect_query.as_ref().filter(|_| takes_sql) {
         match server.run(query.as_bytes(), Duration::ZERO).await {
             Ok(()) => {}
             Err(QueryError::Refused(fault)) => {
@@ -217,7 +245,7 @@ pub async fn try_login(shared: &Arc<Shared>, route: &Route) -> Result<(), String
 async fn log_in(shared: &Arc<Shared>, route: &Route, params: &Params, host: &Host) -> Result<(), OpenError> {
     let stream = connect(params, host).await?;
     let mut login = Login::new(shared, None, route, stream);
-    login.start(route).await?;
+    login.start(route, None).await?;
     login.finish(params).await?;
     // Terminate. It let us in, so it matters little whether it hears that.
     let _ = login.send(b"X\0\0\0\x04").await;
@@ -275,11 +303,15 @@ impl<'a> Login<'a> {
         Self { shared, stream, input: Buffer::default(), machine, route }
     }
 
-    async fn start(&mut self, route: &Route) -> io::Result<()> {
+    async fn start(&mut self, route: &Route, wanted: Option<&Wanted>) -> io::Result<()> {
         let mut packet = Vec::new();
         let fixed = [("user", route.server_user.as_str()), ("database", route.database.dbname.as_str())];
         let entry = route.database.startup.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let params = fixed.into_iter().chain(entry).map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        // Behind the entry's: of two the last one counts.
+        let kind = wanted.map(|w| (b"replication".as_slice(), w.kind.as_str().as_bytes()));
+        let own = wanted.into_iter().flat_map(|w| w.startup.iter().map(|(name, value)| (&**name, &**value)));
+        let params = params.chain(kind).chain(own);
         put_startup(&mut packet, PROTOCOL_3_0, params);
         self.send(&packet).await
     }

@@ -12,6 +12,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 
 use super::client::{End, Session};
+use super::freeze::cannot_move;
+use super::roster::Ending;
 use super::server::{CRASHED, Outbox, Passing};
 use super::shared::lock;
 use crate::clock::Time;
@@ -20,7 +22,7 @@ use crate::net::buffer::Buffer;
 use crate::net::stream::Stream;
 use crate::session::Mode;
 use crate::session::client::{Turn, Verdict as ClientVerdict};
-use crate::session::server::{Status, Verdict as ServerVerdict};
+use crate::session::server::{ServerCore, Status, Verdict as ServerVerdict};
 use crate::wire::frame::{HEAD_LEN, head};
 use crate::wire::reply;
 
@@ -104,9 +106,11 @@ impl Session {
     }
 
     fn must_end(&self) -> Option<End> {
-        let ending = self.info.ending()?;
+        let unmovable = || self.frozen && self.info.replication().is_some();
+        let ending = self.info.ending().or_else(|| unmovable().then(|| Ending::between_transactions(cannot_move())))?;
         // A server that was just handed out is free because the first frame has not been judged yet.
-        let between = self.server.as_ref().is_none_or(|s| self.served && s.core.is_free() && s.passing.left == 0);
+        let may_stop = |core: &ServerCore| core.is_free() || core.is_streaming();
+        let between = self.server.as_ref().is_none_or(|s| self.served && may_stop(&s.core) && s.passing.left == 0);
         (ending.at_once || between).then_some(End::Fault(ending.fault))
     }
 
@@ -419,6 +423,8 @@ impl Session {
         let timeouts = &self.route.timeouts;
         let after = |since: Time, limit: std::time::Duration| if limit.is_zero() { Time::NEVER } else { since + limit };
         match &self.server {
+            // A base backup takes its time, and a stream has no end.
+            Some(server) if !server.core.is_free() && self.info.replication().is_some() => (Time::NEVER, ""),
             Some(server) if !server.core.is_free() => {
                 let transaction = (after(self.transaction_began, timeouts.transaction), "transaction timeout");
                 let step = if server.core.is_in_step() {
