@@ -117,7 +117,7 @@ settings! {
     max_user_client_connections: u32 = Some("0"), Int, ANY, Reload, User, Works, Pgbouncer, "Client connections of one user; 0 = no limit.";
     max_user_connections: u32 = Some("0"), Int, ANY, Reload, User, Works, Pgbouncer, "Server connections of one user; 0 = no limit.";
     min_pool_size: u32 = Some("0"), Int, ANY, Reload, Database, Works, Pgbouncer, "Server connections to keep open in each pool in use.";
-    peer_id: u16 = Some("0"), Int, (0, 16383), Reload, None, Later("passing cancel requests on to peers"), Pgbouncer, "The number of this process among its peers; 0 = no peering.";
+    peer_id: u16 = Some("0"), Int, (0, 16383), Reload, None, Works, Pgbouncer, "The number of this process among its peers; 0 = no peering.";
     pidfile: String = Some(""), File, ANY, Boot, None, Works, Pgbouncer, "The file for the process id.";
     pkt_buf: u32 = Some("4096"), Int, (16, i32::MAX as i64), Boot, None, Later("buffers of a fixed size (they grow and shrink with what passes)"), Pgbouncer, "The size, in bytes, of the buffer of one connection.";
     pool_mode: PoolMode = Some("session"), Choice(PoolMode::WORDS), ANY, Reload, Both, Works, Pgbouncer, "When a server connection goes back to its pool.";

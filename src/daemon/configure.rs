@@ -13,6 +13,7 @@ use crate::auth::{Method, UserList};
 use crate::config::{self, AuthType, Config, Problem, Settings};
 use crate::net::dial::TcpOptions;
 use crate::pool::GlobalParams;
+use crate::session::io::peers::{PeerPool, Peers};
 use crate::session::io::route::{LogParams, Params};
 use crate::session::params::Tracked;
 use crate::tls::{Acceptor, AcceptorParams, Connector, ConnectorParams, PemFile, SslMode, TlsError};
@@ -152,7 +153,7 @@ fn assemble(
     tracked: &Arc<Tracked>,
     (tls_warnings, warnings): (Vec<String>, Vec<String>),
 ) -> Setup {
-    let params = params(&config.settings, acceptor, connector, &users, tracked);
+    let params = Params { peers: peers(&config), ..params(&config.settings, acceptor, connector, &users, tracked) };
     let globals = globals(&config.settings);
     let config = Arc::new(config);
     let directory = Arc::new(ConfigDirectory::new(Arc::clone(&config), users, Arc::clone(numbers)));
@@ -316,6 +317,7 @@ fn params(
         refuse_simple_queries: settings.disable_pqexec,
         login_notify_message: settings.login_notify_message.clone(),
         ignored_startup_parameters: settings.ignore_startup_parameters.iter().map(str::to_owned).collect(),
+        peers: Peers::default(),
         tracked: Arc::clone(tracked),
         tcp: tcp_options(settings),
         connector,
@@ -325,6 +327,16 @@ fn params(
             pooler_errors: settings.log_pooler_errors,
         },
     }
+}
+
+/// Who else listens on our port.
+fn peers(config: &Config) -> Peers {
+    let size = |peer: &config::Peer| peer.pool_size.unwrap_or(config.settings.default_pool_size);
+    let pools = config.peers.iter().map(|(id, peer)| {
+        let host = super::directory::host(&peer.host, peer.port);
+        (*id, Arc::new(PeerPool::new(host, size(peer))))
+    });
+    Peers { own: config.settings.peer_id, pools: pools.collect() }
 }
 
 /// Options of TCP sockets on both sides.

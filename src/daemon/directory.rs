@@ -210,24 +210,26 @@ impl ConfigDirectory {
 
     fn hosts(&self, database: &Database) -> Vec<Host> {
         let port = database.port;
-        let unix = |dir: &str| Target::Unix(unix_path(dir, port));
-        let host = |spec: &HostSpec| {
-            let target = match spec {
-                HostSpec::UnixDir(dir) => unix(dir),
-                HostSpec::Abstract(name) => unix(&format!("@{name}")),
-                HostSpec::Ipv4(ip) => Target::Ip(IpAddr::V4(*ip), port),
-                HostSpec::Ipv6(ip) => Target::Ip(IpAddr::V6(*ip), port),
-                HostSpec::Name(name) => Target::Name(name.clone(), port),
-            };
-            Host { target, name: spec.to_string() }
-        };
         if database.hosts.is_empty() {
             let dir = &self.config.settings.unix_socket_dir;
             let dir = if dir.is_empty() { "/tmp" } else { dir };
             return vec![Host { target: Target::Unix(unix_path(dir, port)), name: String::new() }];
         }
-        database.hosts.iter().map(host).collect()
+        database.hosts.iter().map(|spec| host(spec, port)).collect()
     }
+}
+
+/// Where to dial for a host as it is configured.
+pub(super) fn host(spec: &HostSpec, port: u16) -> Host {
+    let unix = |dir: &str| Target::Unix(unix_path(dir, port));
+    let target = match spec {
+        HostSpec::UnixDir(dir) => unix(dir),
+        HostSpec::Abstract(name) => unix(&format!("@{name}")),
+        HostSpec::Ipv4(ip) => Target::Ip(IpAddr::V4(*ip), port),
+        HostSpec::Ipv6(ip) => Target::Ip(IpAddr::V6(*ip), port),
+        HostSpec::Name(name) => Target::Name(name.clone(), port),
+    };
+    Host { target, name: spec.to_string() }
 }
 
 fn mode(mode: PoolMode) -> Mode {

@@ -19,8 +19,8 @@ use crate::session::io::roster::{ClientInfo, Doing, ServerInfo};
 use crate::session::io::shared::{Shared, Stats, lock};
 use crate::session::replication::Kind;
 use crate::snapshot::{
-    ClientState, Counters, DatabaseRow, ListCounts, MemoryRow, Needs, PoolRow, Replication, ServerState as Sv,
-    SettingRow, Snapshot, SocketRow, SocketState, StatsRow, UserRow,
+    ClientState, Counters, DatabaseRow, ListCounts, MemoryRow, Needs, PeerPoolRow, PeerRow, PoolRow, Replication,
+    ServerState as Sv, SettingRow, Snapshot, SocketRow, SocketState, StatsRow, UserRow,
 };
 
 /// Statistics at the end of the last two periods (PgBouncer setting stats_period).
@@ -148,6 +148,12 @@ impl Daemon {
         }
         if needs.has(Needs::LISTS) {
             picture.lists = self.list_counts(pools.len());
+        }
+        if needs.has(Needs::PEERS) {
+            picture.peers = self.peer_rows();
+        }
+        if needs.has(Needs::PEER_POOLS) {
+            picture.peer_pools = self.peer_pool_rows();
         }
         if needs.has(Needs::MEMORY) {
             picture.memory = self.memory_rows();
@@ -333,12 +339,39 @@ impl Daemon {
             databases: count(config.databases.len() + 1),
             users: count(self.user_rows().len()),
             peers: count(config.peers.len()),
+            peer_pools: count(config.peers.len()),
             pools: count(pools + 1),
             used_clients: count(listed),
             login_clients: u64::from(in_all).saturating_sub(count(listed)),
             used_servers: count(self.shared.roster.servers().len()),
             ..ListCounts::default()
         }
+    }
+
+    fn peer_rows(&self) -> Vec<PeerRow> {
+        let config = self.config();
+        let row = |(&id, peer): (&u16, &crate::config::Peer)| PeerRow {
+            peer_id: id.into(),
+            host: Some(peer.host.to_string()),
+            port: peer.port,
+            pool_size: peer.pool_size.unwrap_or(config.settings.default_pool_size),
+        };
+        config.peers.iter().map(row).collect()
+    }
+
+    fn peer_pool_rows(&self) -> Vec<PeerPoolRow> {
+        let params = self.shared.params();
+        let rows = params.peers.pools.iter().map(|(&id, pool)| {
+            let counts = pool.counts();
+            PeerPoolRow {
+                peer_id: id.into(),
+                cl_active_cancel_req: counts.active,
+                cl_waiting_cancel_req: counts.waiting,
+                sv_active_cancel: counts.active,
+                sv_login: counts.connecting,
+            }
+        });
+        rows.collect()
     }
 
     fn memory_rows(&self) -> Vec<MemoryRow> {
@@ -356,7 +389,7 @@ impl Daemon {
             row("credentials_cache", size_of::<crate::auth::Secret>(), users),
             row("db_cache", size_of::<crate::config::Database>(), self.config().databases.len()),
             row("peer_cache", size_of::<crate::config::Peer>(), self.config().peers.len()),
-            row("peer_pool_cache", 0, 0),
+            row("peer_pool_cache", size_of::<crate::session::io::peers::PeerPool>(), self.config().peers.len()),
             row("pool_cache", size_of::<PoolView>(), self.shared.contexts().len()),
             row("outstanding_request_cache", 0, 0),
             row("server_cache", size_of::<crate::session::io::server::Server>(), roster.servers().len()),

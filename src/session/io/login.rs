@@ -26,8 +26,8 @@ use crate::fault::{Culprit, Fault};
 use crate::ids::ClientId;
 use crate::net::buffer::Buffer;
 use crate::net::stream::{Peer, Stream};
-use crate::pool::Welcome;
 use crate::pool::io::Message;
+use crate::pool::Welcome;
 use crate::session::params::Values;
 use crate::session::replication::{Kind, Wanted};
 use crate::tls::{ALPN_POSTGRESQL, certificate_names_user, openssl_name, peer_common_name, protocol_name};
@@ -400,7 +400,9 @@ impl Arrival {
     fn issue_key(&self, startup: &Startup, presence: &mut Presence) -> CancelKey {
         loop {
             let random = self.shared.random_key();
-            if let Some(key) = lock(&self.shared.keys).issue(self.id, startup.negotiated(), &random) {
+            if let Some(key) =
+                lock(&self.shared.keys).issue(self.id, startup.negotiated(), self.params.peers.own, &random)
+            {
                 presence.set_key(key.clone());
                 return key;
             }

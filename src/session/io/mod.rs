@@ -13,6 +13,7 @@ pub mod host;
 pub mod login;
 pub mod open;
 pub mod parcel;
+pub mod peers;
 pub mod presence;
 pub mod relay;
 pub mod replication;

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::peers::Peers;
 use crate::auth::{Channel, Method, Secret, SecretKind};
 use crate::fault::Fault;
 use crate::net::dial::{Target, TcpOptions};
@@ -52,6 +53,8 @@ pub struct Params {
     pub login_notify_message: String,
     /// PgBouncer setting ignore_startup_parameters.
     pub ignored_startup_parameters: Vec<String>,
+    /// Who else listens on our port.
+    pub peers: Peers,
     /// Parameters that follow clients; fixed at start.
     pub tracked: Arc<Tracked>,
     /// Options of TCP sockets on both sides.
