@@ -11,6 +11,53 @@ use crate::session::params::{Tracked, Values};
 use crate::session::server::{ServerCore, Verdict as ServerVerdict};
 use crate::wire::frame::{HEAD_LEN, head, put, put_cstr};
 
+/// A frame of the server, judged.
+fn said(server: &mut ServerCore, tag: u8, body: &[u8]) -> ServerVerdict {
+    let mut bytes = Vec::new();
+    put(&mut bytes, tag, |out| out.extend_from_slice(body));
+    server.on_frame(head(&bytes).unwrap().unwrap(), &bytes[HEAD_LEN..], None)
+}
+
+#[test]
+fn a_stream_goes_both_ways_until_both_have_ended_it() {
+    let mut desk = Desk::new(0);
+    let frame = |desk: &mut Desk, tag, body: &[u8]| {
+        let mut bytes = Vec::new();
+        put(&mut bytes, tag, |out| out.extend_from_slice(body));
+        desk.judge(&bytes, true).0
+    };
+    assert_eq!(frame(&mut desk, b'Q', b"START_REPLICATION SLOT s LOGICAL 0/0\0"), ClientVerdict::Forward);
+    assert!(!desk.server.is_streaming());
+    assert_eq!(said(&mut desk.server, b'W', &[0, 0, 0]), ServerVerdict::Forward);
+    assert!(desk.server.is_streaming() && !desk.server.is_free());
+    for _ in 0..3 {
+        assert_eq!(said(&mut desk.server, b'd', b"w"), ServerVerdict::Forward);
+        assert_eq!(frame(&mut desk, b'd', b"r"), ClientVerdict::Forward);
+    }
+    assert_eq!(frame(&mut desk, b'c', b""), ClientVerdict::Forward);
+    // What was on its way still comes.
+    assert_eq!(said(&mut desk.server, b'd', b"w"), ServerVerdict::Forward);
+    assert_eq!(said(&mut desk.server, b'c', b""), ServerVerdict::Forward);
+    for tag in [&b"START_STREAMING\0"[..], b"START_REPLICATION\0"] {
+        assert_eq!(said(&mut desk.server, b'C', tag), ServerVerdict::Forward);
+    }
+    assert_eq!(said(&mut desk.server, b'Z', b"I"), ServerVerdict::ForwardReady);
+    assert!(desk.server.is_free() && !desk.server.is_streaming());
+}
+
+#[test]
+fn an_error_ends_a_stream() {
+    let mut desk = Desk::new(0);
+    let mut query = Vec::new();
+    put(&mut query, b'Q', |out| out.extend_from_slice(b"START_REPLICATION 0/0\0"));
+    assert_eq!(desk.judge(&query, true).0, ClientVerdict::Forward);
+    assert_eq!(said(&mut desk.server, b'W', &[0, 0, 0]), ServerVerdict::Forward);
+    assert_eq!(said(&mut desk.server, b'E', b"SERROR\0\0"), ServerVerdict::Forward);
+    assert!(!desk.server.is_streaming());
+    assert_eq!(said(&mut desk.server, b'Z', b"I"), ServerVerdict::ForwardReady);
+    assert!(desk.server.is_free());
+}
+
 /// One client, one server, and what they say.
 struct Desk {
     client: ClientCore,
