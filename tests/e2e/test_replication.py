@@ -12,7 +12,7 @@ import pytest
 from harness import process, wire
 from harness.postgres import programs
 from harness.process import poll_until
-from harness.successor import hand_over
+from harness.successor import ends_well, hand_over
 from harness.wire import Closed, WireError
 
 SECRETS = {"replicator": "replicator password"}
@@ -305,6 +305,21 @@ def test_a_hand_over_ends_streams_at_once_and_they_go_on_at_the_successor(serve,
     poll_until(lambda: not is_active(cluster, slot), "the slot is free")
     with stream(pooler, slot):
         assert is_active(cluster, slot)
+
+
+@pytest.mark.beyond_pgbouncer("PgBouncer's -R drops such clients without a word")
+def test_a_base_backup_goes_on_over_a_hand_over(serve):
+    pooler = serve(server_tls_sslmode="disable")
+    target = pooler.folder / "backup"
+    backup = process.spawn([programs() / "pg_basebackup", "-d", dsn(pooler, "replication"), "-c", "fast", "-X", "fetch",
+                            "--max-rate", "16M", "--no-sync", "-D", target],
+                           user=pooler.user, stderr=pooler.folder / "backup.log")
+    poll_until(lambda: (target / "base").exists(), "the backup has begun")
+    former = hand_over(pooler, wait=False)
+    assert backup.poll() is None, "it was over before the hand-over"
+    assert backup.wait(60) == 0, (pooler.folder / "backup.log").read_text()
+    ends_well(former)
+    process.run([programs() / "pg_verifybackup", target], user=pooler.user)
 
 
 def test_a_reload_that_leads_elsewhere_ends_streams(serve, cluster, slot):

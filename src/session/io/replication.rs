@@ -33,6 +33,7 @@ impl Arrival {
         info.set_doing(Doing::Waiting);
         info.set_request(Time::now());
         info.set_pool(context.pool);
+        info.set_keeps_server(true);
         shared.roster.add_client(Arc::clone(info));
         shared.pools.enrol(self.id, Arc::clone(&info.mailbox));
         if let Checkout::Refused(fault) = shared.pools.checkout_own(context.pool, self.id) {
