@@ -6,15 +6,17 @@
 //! the Unix epoch, durations microseconds, unless a name says otherwise.
 
 mod ha;
+mod why;
 
 use std::ops::{BitOr, BitOrAssign};
 use std::sync::Arc;
 
 pub use ha::{HaLinkState, HaPathRow, HaPeer, HaPicture, HaRouterRow, HaState, HaTransitionRow};
+pub use why::{LimitUsed, SetBy, WhyCause, WhyRow};
 
 /// Which parts of a [`Snapshot`] a reader wants: a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Needs(u16);
+pub struct Needs(u32);
 
 impl Needs {
     /// Nothing but the always present [`Snapshot::version`] and [`Snapshot::activity`].
@@ -51,8 +53,10 @@ impl Needs {
     pub const DESCRIPTORS: Self = Self(1 << 14);
     /// [`Snapshot::ha`].
     pub const HA: Self = Self(1 << 15);
+    /// [`Snapshot::why`].
+    pub const WHY: Self = Self(1 << 16);
     /// Every part.
-    pub const ALL: Self = Self(u16::MAX);
+    pub const ALL: Self = Self(u32::MAX);
 
     /// Are all parts of `part` wanted?
     #[must_use]
@@ -113,6 +117,8 @@ pub struct Snapshot {
     pub descriptors: Vec<DescriptorRow>,
     /// The pair; `None` without a section `[ha]`.
     pub ha: Option<HaPicture>,
+    /// Clients that wait, and what for.
+    pub why: Vec<WhyRow>,
 }
 
 /// What the pooler as a whole is doing.

@@ -139,7 +139,8 @@ async fn next_frame(client: &mut Client) -> io::Result<Option<(u8, Vec<u8>)>> {
     }
 }
 
-async fn fill(client: &mut Client) -> io::Result<()> {
+/// Takes in what the client sends; an error if it has left, or must leave.
+pub(super) async fn fill(client: &mut Client) -> io::Result<()> {
     if client.input.is_full() {
         let want = client.input.len() + 1;
         client.input.make_room(want);
@@ -163,7 +164,7 @@ pub async fn perform_for_peer(daemon: &Arc<Daemon>, command: &str) -> Result<(),
         ActionResult::Refused(refusal) if action.is_already_so(refusal) => Ok(()),
         ActionResult::Refused(refusal) => Err(action.refuse(refusal)),
         ActionResult::Failed(fault) => Err(fault),
-        other @ (ActionResult::Snapshot(_) | ActionResult::Cancelled) => {
+        other @ (ActionResult::Snapshot(_) | ActionResult::Sql(_) | ActionResult::Cancelled) => {
             Err(unexpected(format!("internal error: {} gave {other:?}", action.name())))
         }
     }
@@ -198,6 +199,9 @@ async fn perform_at_peer(daemon: &Daemon, action: &Action) -> ActionResult {
 async fn perform(daemon: &Arc<Daemon>, client: Option<&mut Client>, action: &Action) -> io::Result<ActionResult> {
     if let Action::Show { needs, .. } = action {
         return Ok(ActionResult::Snapshot(Box::new(daemon.picture(*needs))));
+    }
+    if let Action::Sql(job) = action {
+        return super::sql::perform(daemon, client, job).await;
     }
     let of_the_pair = matches!(action, Action::Switchover(_) | Action::HaMaintenance(_) | Action::OnPair(_));
     if of_the_pair && daemon.config().ha.is_none() {

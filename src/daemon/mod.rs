@@ -24,6 +24,8 @@ pub mod run;
 pub mod service;
 pub mod shutdown;
 pub mod signals;
+mod sql;
 pub mod start;
 pub mod status;
 pub mod watchdog;
+mod why;

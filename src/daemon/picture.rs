@@ -79,11 +79,11 @@ impl History {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn unix_micros(at: Time) -> i64 {
+pub(super) fn unix_micros(at: Time) -> i64 {
     let since = at.system().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
@@ -150,6 +150,9 @@ impl Daemon {
         }
         if needs.has(Needs::MEMORY) {
             picture.memory = self.memory_rows();
+        }
+        if needs.has(Needs::WHY) {
+            picture.why = self.why_rows();
         }
         if needs.has(Needs::HA) {
             picture.ha = self.ha_picture();
@@ -390,7 +393,7 @@ fn balance(database: &crate::config::Database) -> Option<crate::snapshot::LoadBa
     })
 }
 
-fn address(peer: &Peer) -> (String, u16) {
+pub(super) fn address(peer: &Peer) -> (String, u16) {
     match peer {
         Peer::Inet(address) => (address.ip().to_string(), address.port()),
         Peer::Unix { .. } => ("unix".to_owned(), 0),

@@ -13,7 +13,7 @@ use crate::ids::{ClientId, ServerId};
 const CANNOT_CONNECT_NOW: &str = "57P03";
 
 /// May one more server be opened under `pool_size`?
-enum Room {
+pub(super) enum Room {
     Free,
     /// Out of the reserve, for this client.
     Reserve(ClientId),
@@ -151,7 +151,7 @@ impl Registry {
         }
     }
 
-    fn room(&self, now: Time, pool: &Pool) -> Room {
+    pub(super) fn room(&self, now: Time, pool: &Pool) -> Room {
         let size = pool.params.pool_size;
         if size == 0 || pool.sessions() < size {
             return Room::Free;
@@ -184,7 +184,7 @@ impl Registry {
 
     /// The limit of the pool's database or user leaves room for one more server, or for waiting clients (`evict`) an idle
     /// server of somebody else may give way. For `min_pool_size` none ever does.
-    fn can_make_room(&self, p: u32, side: Side, evict: bool) -> bool {
+    pub(super) fn can_make_room(&self, p: u32, side: Side, evict: bool) -> bool {
         let group = self.group(side, self.group_slot(p, side));
         !group.is_full() || (evict && group.idle > 0)
     }

@@ -1,6 +1,6 @@
 //! SHOW DATABASES, POOLS, USERS and the other lists of one row per object.
 
-use super::{Cell, Column, Row, gauge, int4, int8, text, yes_no};
+use super::{Cell, Column, Row, bytea, gauge, int4, int8, text, yes_no};
 use crate::snapshot::{
     DatabaseRow, DescriptorRow, DnsHostRow, DnsZoneRow, ListCounts, LoadBalanceHosts, MemoryRow, PoolMode, PoolRow,
     SettingRow, Snapshot, UserRow,
@@ -48,8 +48,8 @@ pub(super) const FDS: &[Column] = &[
     text("datestyle"),
     text("timezone"),
     text("password"),
-    Column { name: "scram_client_key", ty: super::Type::Bytea },
-    Column { name: "scram_server_key", ty: super::Type::Bytea },
+    bytea("scram_client_key"),
+    bytea("scram_server_key"),
 ];
 
 pub(super) const LISTS: &[Column] = &[text("list"), int4("items")];

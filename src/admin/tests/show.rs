@@ -93,6 +93,7 @@ fn described(item: Item) -> String {
         Type::Int4 => "int4",
         Type::Text => "text",
         Type::Numeric => "numeric",
+        Type::Float8 => "float8",
     };
     let columns: Vec<_> = item.columns().iter().map(|c| format!("{} {}", c.name, name(c.ty))).collect();
     columns.join(", ")
