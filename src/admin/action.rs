@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::access::Rights;
 use super::grammar::{self, Command};
+use super::reply::Formats;
 use super::show::{Item, NO_PAIR};
 use super::sql;
 use crate::fault::{Culprit, Fault};
@@ -372,7 +373,7 @@ impl Action {
         Ok(match command {
             Command::Show(item) => Self::Show { item, needs: item.needs() },
             Command::Sql(text) => {
-                let ask = sql::Ask::Run { params: Vec::new(), types: None };
+                let ask = sql::Ask::Run { params: Vec::new(), types: None, formats: Formats::TEXT };
                 Self::Sql(Box::new(sql::Job { text: text.into(), rights, ask }))
             }
             Command::Set { key, value } => Self::Set { key, value },

@@ -14,7 +14,7 @@ use super::extended::{Extended, Portal, Statement, Wish};
 use super::grammar::{Command, MAX_QUERY_BYTES, TransactionWord};
 use super::reply::{self, Formats};
 use super::show::{self, Column, Item, Type};
-use super::sql::{self, Answer, Ask, Job};
+use super::sql::{Answer, Ask, Job};
 use crate::fault::{Culprit, Fault, Severity};
 use crate::snapshot::Snapshot;
 
@@ -270,7 +270,7 @@ impl Console {
             return Ok(Next::Read);
         }
         let Portal { statement, params, types, formats, .. } = self.extended.portal(name)?.clone();
-        let run = Run::Portal { name: name.into(), formats, max_rows };
+        let run = Run::Portal { name: name.into(), formats: formats.clone(), max_rows };
         let command = match statement {
             Statement::Empty => {
                 reply::put(&mut self.out, &EmptyQueryResponse::new());
@@ -280,7 +280,7 @@ impl Console {
             Statement::Sql(prepared) => {
                 *ran_query = true;
                 let types = types.or_else(|| prepared.types().map(<[Type]>::to_vec));
-                return Ok(self.ask(prepared.text.clone(), Ask::Run { params, types }, run));
+                return Ok(self.ask(prepared.text.clone(), Ask::Run { params, types, formats }, run));
             }
         };
         *ran_query = true;
@@ -295,8 +295,8 @@ impl Console {
             Wish::DescribeStatement { statement, text, params } => {
                 self.ask(text, Ask::Describe(params), Run::DescribeStatement(statement))
             }
-            Wish::DescribePortal { portal, text, params } => {
-                self.ask(text, Ask::Run { params, types: None }, Run::DescribePortal(portal))
+            Wish::DescribePortal { portal, text, params, formats } => {
+                self.ask(text, Ask::Run { params, types: None, formats }, Run::DescribePortal(portal))
             }
         }
     }
@@ -370,29 +370,24 @@ impl Console {
             (Run::DescribeStatement(name), _, Answer::Described(columns)) => {
                 self.extended.described(name, &columns, &mut self.out)
             }
-            (Run::DescribePortal(name), _, Answer::Rows { columns, rows }) => {
-                self.extended.ran(name, &columns, &rows, &mut self.out)
+            (Run::DescribePortal(name), _, Answer::Rows { columns, data, .. }) => {
+                self.extended.ran(name, &columns, data, &mut self.out)
             }
-            (Run::Simple, _, Answer::Rows { columns, rows }) => {
+            (Run::Simple, _, Answer::Rows { columns, count, data }) => {
                 reply::row_description(&mut self.out, &columns, &Formats::TEXT);
-                for row in &rows {
-                    reply::data_row(&mut self.out, &columns, &Formats::TEXT, &cells(row))?;
-                }
-                reply::complete(&mut self.out, &format!("SELECT {}", rows.len()));
+                self.out.unsplit(data);
+                reply::complete(&mut self.out, &format!("SELECT {count}"));
                 Ok(())
             }
-            (Run::Portal { name, formats, max_rows }, _, Answer::Rows { columns, rows }) => {
-                let mut rest = BytesMut::new();
-                for (at, row) in rows.iter().enumerate() {
-                    let out = if at < *max_rows { &mut self.out } else { &mut rest };
-                    reply::data_row(out, &columns, formats, &cells(row))?;
-                }
-                if rest.is_empty() {
-                    reply::complete(&mut self.out, &format!("SELECT {}", rows.len()));
-                } else {
-                    self.extended.suspend(name, rest, true);
-                    reply::put(&mut self.out, &PortalSuspended::new());
-                }
+            (Run::Portal { max_rows, .. }, _, Answer::Rows { count, data, .. }) if *max_rows >= count => {
+                self.out.unsplit(data);
+                reply::complete(&mut self.out, &format!("SELECT {count}"));
+                Ok(())
+            }
+            (Run::Portal { name, max_rows, .. }, _, Answer::Rows { data, .. }) => {
+                self.extended.suspend(name, data, true);
+                self.extended.resume(name, *max_rows, &mut self.out);
+                reply::put(&mut self.out, &PortalSuspended::new());
                 Ok(())
             }
             _ => Err(Fault::error(Culprit::Us, "the answer to another question").with_sqlstate("XX000")),
@@ -448,11 +443,6 @@ pub(super) fn columns(command: &Command) -> Cow<'static, [Column]> {
         Command::ShowFake(param) => Cow::Owned(vec![Column { name: Cow::Borrowed(param.name), ty: Type::Text }]),
         _ => Cow::Borrowed(&[]),
     }
-}
-
-/// The cells of a row of SQL.
-pub(super) fn cells(row: &[sql::Value]) -> show::Row<'_> {
-    row.iter().map(sql::Value::cell).collect()
 }
 
 fn cancelled() -> Fault {

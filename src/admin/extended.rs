@@ -8,7 +8,7 @@ use bytes::{Buf, BytesMut};
 use pgwire::messages::data::{NoData, ParameterDescription};
 use pgwire::messages::extendedquery::{BindComplete, CloseComplete, ParseComplete};
 
-use super::console::{cells, columns, parse};
+use super::console::{columns, parse};
 use super::grammar::Command;
 use super::reply::{self, Format, Formats};
 use super::show::{Column, Type};
@@ -67,7 +67,7 @@ impl Prepared {
 pub(super) enum Wish {
     Prepare { statement: Box<[u8]>, text: Arc<str>, given: Vec<u32> },
     DescribeStatement { statement: Box<[u8]>, text: Arc<str>, params: Vec<u32> },
-    DescribePortal { portal: Box<[u8]>, text: Arc<str>, params: Vec<Value> },
+    DescribePortal { portal: Box<[u8]>, text: Arc<str>, params: Vec<Value>, formats: Formats },
 }
 
 /// A statement ready to run.
@@ -214,7 +214,8 @@ impl Extended {
                     && prepared.types().is_none()
                 {
                     let (text, params) = (Arc::clone(&prepared.text), portal.params.clone());
-                    return Ok(Some(Wish::DescribePortal { portal: name.into(), text, params }));
+                    let formats = portal.formats.clone();
+                    return Ok(Some(Wish::DescribePortal { portal: name.into(), text, params, formats }));
                 }
                 (&portal.statement, &portal.formats)
             }
@@ -250,19 +251,14 @@ impl Extended {
         &mut self,
         name: &[u8],
         columns: &[Column],
-        rows: &[Vec<Value>],
+        rows: BytesMut,
         out: &mut BytesMut,
     ) -> Result<(), Fault> {
-        let formats = self.portal(name)?.formats.clone();
-        let mut kept = BytesMut::new();
-        for row in rows {
-            reply::data_row(&mut kept, columns, &formats, &cells(row))?;
-        }
+        reply::row_description(out, columns, &self.portal(name)?.formats);
         if let Some(portal) = self.portals.get_mut(name) {
             portal.types = Some(columns.iter().map(|column| column.ty).collect());
         }
-        reply::row_description(out, columns, &formats);
-        self.suspended = Some(Suspended { portal: name.into(), rows: kept, sql: true, fresh: true });
+        self.suspended = Some(Suspended { portal: name.into(), rows, sql: true, fresh: true });
         Ok(())
     }
 

@@ -471,7 +471,7 @@ fn bad_arguments() -> Fault {
 }
 
 /// Cut like PgBouncer's, for a query may be long.
-fn syntax_error(query: &[u8]) -> Fault {
+pub(super) fn syntax_error(query: &[u8]) -> Fault {
     let mut text = format!("invalid command '{}', use SHOW HELP;", String::from_utf8_lossy(query));
     let end = (0..=MAX_ERROR_BYTES).rev().find(|at| text.is_char_boundary(*at));
     text.truncate(end.unwrap_or(0));

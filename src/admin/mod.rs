@@ -27,6 +27,7 @@
 //!   nothing: asyncpg's pool sends them all whenever a connection is given back.
 //! - In the extended protocol an empty statement is no error (drivers use it as a probe). As a simple query it is.
 //!
+//! - SHOW STATS has `total_requests` and SHOW DATABASES `reserve_pool` behind their other columns: what older exporters ask for.
 //! - `SHOW WHY` tells what each waiting client waits for, and which setting would help.
 //! - `SHOW HA`, `SHOW HA HISTORY`, `SHOW HA LINK`, `SWITCHOVER [router]`, `HA MAINTENANCE ON|OFF` and `ON PAIR` behind PAUSE,
 //!   RESUME, RELOAD, RECONNECT, DISABLE, ENABLE, KILL and WAIT_CLOSE are the commands of a pair.
@@ -46,7 +47,7 @@ pub use access::{Access, Entry, Knock, Rights};
 pub use action::{Action, ActionResult, DatabaseStanding, Refusal, ShutdownMode, Standing, TLS_NOT_APPLIED, Verdict};
 pub use console::{Console, Then, Turn};
 pub use grammar::{Command, FakeParam, MAX_QUERY_BYTES, TransactionWord};
-pub use reply::{SERVER_VERSION, welcome};
+pub use reply::{Format, Formats, SERVER_VERSION, welcome};
 pub use show::{Item, NO_PAIR};
 
 #[cfg(test)]

@@ -107,14 +107,16 @@ const HELP: &str = "
 
 /// How a column's values go over the wire (PostgreSQL docs, "Formats and Format Codes").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub enum Format {
+    /// As text.
     Text,
+    /// As PostgreSQL's binary form.
     Binary,
 }
 
 /// The formats of an answer's columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Formats {
+pub enum Formats {
     /// The same for all.
     All(Format),
     /// One each.
@@ -122,7 +124,8 @@ pub(super) enum Formats {
 }
 
 impl Formats {
-    pub(super) const TEXT: Self = Self::All(Format::Text);
+    /// Text for all.
+    pub const TEXT: Self = Self::All(Format::Text);
 
     fn of(&self, column: usize) -> Format {
         match self {

@@ -1,6 +1,7 @@
 //! The console seen from outside: bytes in, bytes out.
 
 mod console;
+mod docs;
 mod driver;
 mod grammar;
 mod show;

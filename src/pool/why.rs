@@ -203,11 +203,11 @@ mod tests {
 
         /// The server that was asked for last.
         fn opened(&mut self) -> ServerId {
-            let opened = self.out.drain(..).filter_map(|action| match action {
+            let mut opened = self.out.drain(..).filter_map(|action| match action {
                 Action::Open { server, .. } => Some(server),
                 _ => None,
             });
-            opened.last().unwrap()
+            opened.next_back().unwrap()
         }
 
         fn serve(&mut self, second: u64) -> ServerId {

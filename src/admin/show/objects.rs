@@ -28,6 +28,8 @@ pub(super) const DATABASES: &[Column] = &[
     int4("current_client_connections"),
     int4("paused"),
     int4("disabled"),
+    // The name of reserve_pool_size before PgBouncer 1.23, which exporters still ask for.
+    int4("reserve_pool"),
 ];
 
 pub(super) const DNS_HOSTS: &[Column] = &[text("hostname"), int8("ttl"), text("addrs")];
@@ -138,6 +140,7 @@ fn database(db: &DatabaseRow) -> Row<'_> {
         gauge(db.current_client_connections),
         db.paused.into(),
         db.disabled.into(),
+        gauge(db.reserve_pool_size),
     ]
 }
 

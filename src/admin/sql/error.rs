@@ -9,6 +9,9 @@ pub(in crate::admin) fn error(sqlstate: &'static str, text: impl Into<std::borro
     Fault::error(Culprit::Client, text).with_sqlstate(sqlstate)
 }
 
+/// SQLSTATE `undefined_function`.
+pub(super) const NO_FUNCTION: &str = "42883";
+
 pub(super) fn read_only() -> Fault {
     error("25006", "the tables of the admin console can only be read: SELECT, WITH or VALUES")
 }
@@ -16,6 +19,9 @@ pub(super) fn read_only() -> Fault {
 pub(super) fn too_much(text: String) -> Fault {
     error("54000", format!("{text}: ask for less, with WHERE or LIMIT"))
 }
+
+/// As much of a message as PgBouncer's have at most: what is quoted may be long.
+const MAX_TEXT_BYTES: usize = 1023;
 
 /// What the client is told. `refused` is what the authorizer has said no to, empty for "a write".
 pub(super) fn of_sqlite(trouble: &Error, refused: Option<&str>) -> Fault {
@@ -42,8 +48,13 @@ pub(super) fn of_sqlite(trouble: &Error, refused: Option<&str>) -> Fault {
             _ => read_only(),
         },
         Some(ErrorCode::TypeMismatch) => error("42804", message),
-        Some(_) | None => of_text(&message),
+        Some(_) | None => of_text(short(&message)),
     }
+}
+
+fn short(text: &str) -> &str {
+    let end = (0..=MAX_TEXT_BYTES.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.get(..end.unwrap_or(0)).unwrap_or_default()
 }
 
 /// Time or memory is used up.
@@ -71,7 +82,7 @@ fn of_text(message: &str) -> Fault {
         return error("42702", format!("column reference \"{name}\" is ambiguous"));
     }
     if let Some(name) = after("no such function: ") {
-        return error("42883", format!("function {name} does not exist"));
+        return error(NO_FUNCTION, format!("function {name} does not exist"));
     }
     if let Some(name) = after("not authorized to use function: ") {
         return error("42501", format!("permission denied for function {name}"));
@@ -86,7 +97,7 @@ fn of_text(message: &str) -> Fault {
         return error("42601", format!("syntax error at or near \"{token}\"{}", hint(token)));
     }
     const STATES: [(&str, &str); 14] = [
-        ("wrong number of arguments", "42883"),
+        ("wrong number of arguments", NO_FUNCTION),
         ("misuse of aggregate", "42803"),
         ("misuse of window", "42P20"),
         ("integer overflow", "22003"),

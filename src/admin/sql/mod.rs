@@ -17,6 +17,7 @@ mod value;
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::BytesMut;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use rusqlite::config::DbConfig;
@@ -26,7 +27,8 @@ use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, Statement};
 
 use super::access::Rights;
-use super::show::{Column, Type};
+use super::reply::{self, Formats};
+use super::show::{Column, Row, Type};
 use crate::fault::Fault;
 use crate::snapshot::{Needs, Snapshot};
 
@@ -37,8 +39,8 @@ pub(super) use value::{Encoding, decode};
 
 /// Rows that an answer may have.
 pub const MAX_ROWS: usize = 250_000;
-/// Bytes that the values of an answer may have.
-pub const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes that the values of an answer may take, each with what it costs beside its content.
+pub const MAX_ANSWER_BYTES: usize = 128 * 1024 * 1024;
 /// Memory for all queries of the process together, in bytes.
 pub const MAX_HEAP_BYTES: u32 = 192 * 1024 * 1024;
 /// Longest value that a query may make, in bytes: no single function call takes long with values of this length.
@@ -71,6 +73,8 @@ pub enum Ask {
         params: Vec<Value>,
         /// The types that the client has been told already.
         types: Option<Vec<Type>>,
+        /// How it wants the values.
+        formats: Formats,
     },
 }
 
@@ -90,9 +94,18 @@ pub enum Answer {
     Rows {
         /// Names and types.
         columns: Vec<Column>,
-        /// As many values as columns, each of the column's type.
-        rows: Vec<Vec<Value>>,
+        /// How many rows.
+        count: usize,
+        /// The rows, as whole DataRow messages: made here, as that takes long for many.
+        data: BytesMut,
     },
+}
+
+/// The rows of an answer: as many values in each as there are columns, each of its column's type.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Found {
+    pub(super) columns: Vec<Column>,
+    pub(super) rows: Vec<Vec<Value>>,
 }
 
 /// What the driver lends for the time of a query.
@@ -112,20 +125,46 @@ pub struct World<'a> {
 /// # Errors
 /// What is wrong with the query, as PostgreSQL would say it; a limit of ours; SQLSTATE 57014 if it was told to stop.
 pub fn run(job: &Job, world: &mut World<'_>) -> Result<Answer, Fault> {
-    let engine = Engine::open(&job.text, world).map_err(|e| error::of_sqlite(&e, None))?;
-    let outcome = match &job.ask {
-        Ask::Parse(given) => engine.parse(&job.text, given),
-        Ask::Describe(given) => {
-            engine.fill(job, world).and_then(|()| engine.describe(&job.text, given)).map(Answer::Described)
+    match &job.ask {
+        Ask::Parse(given) => with_engine(job, world, |engine, _| engine.parse(&job.text, given)),
+        Ask::Describe(given) => with_engine(job, world, |engine, world| {
+            engine.fill(job, world)?;
+            Ok(Answer::Described(engine.describe(&job.text, given)?))
+        }),
+        Ask::Run { params, types, formats } => {
+            let Found { columns, rows } = find(job, world, params, types.as_deref())?;
+            let mut data = BytesMut::new();
+            for row in &rows {
+                let cells: Row<'_> = row.iter().map(Value::cell).collect();
+                reply::data_row(&mut data, &columns, formats, &cells)?;
+            }
+            Ok(Answer::Rows { columns, count: rows.len(), data })
         }
-        Ask::Run { params, types } => engine
-            .fill(job, world)
-            .and_then(|()| engine.rows(&job.text, params, types.as_deref()))
-            .map(|(columns, rows)| Answer::Rows { columns, rows }),
-    };
-    outcome.map_err(|trouble| match trouble {
+    }
+}
+
+/// The rows of a query.
+pub(super) fn find(job: &Job, world: &mut World<'_>, params: &[Value], types: Option<&[Type]>) -> Result<Found, Fault> {
+    with_engine(job, world, |engine, world| {
+        engine.fill(job, world)?;
+        engine.rows(&job.text, params, types)
+    })
+}
+
+fn with_engine<'w, T>(
+    job: &Job,
+    world: &mut World<'w>,
+    work: impl FnOnce(&Engine, &mut World<'w>) -> Result<T, Trouble>,
+) -> Result<T, Fault> {
+    let engine = Engine::open(&job.text, world).map_err(|e| error::of_sqlite(&e, None))?;
+    work(&engine, world).map_err(|trouble| match trouble {
         Trouble::Ours(fault) => fault,
-        Trouble::Sqlite(e) => error::of_sqlite(&e, engine.seen().refused.as_deref()),
+        Trouble::Sqlite(e) => {
+            let fault = error::of_sqlite(&e, engine.seen().refused.as_deref());
+            // A probe of a driver, such as `select pg_is_in_recovery()`, is told what PgBouncer tells it.
+            let probe = fault.sqlstate == error::NO_FUNCTION && !job.text.to_ascii_lowercase().contains("from");
+            if probe { super::grammar::syntax_error(job.text.as_bytes()) } else { fault }
+        }
     })
 }
 
@@ -287,12 +326,7 @@ impl Engine {
     }
 
     /// Runs the query. `types` are those that the columns must have.
-    fn rows(
-        &self,
-        text: &str,
-        params: &[Value],
-        types: Option<&[Type]>,
-    ) -> Result<(Vec<Column>, Vec<Vec<Value>>), Trouble> {
+    fn rows(&self, text: &str, params: &[Value], types: Option<&[Type]>) -> Result<Found, Trouble> {
         let mut statement = self.prepare(text)?;
         value::bind(&mut statement, params)?;
         let declared = declared(&statement);
@@ -314,7 +348,7 @@ impl Engine {
             }
         }
         let columns = names.into_iter().zip(types).map(|(name, ty)| Column { name: Cow::Owned(name), ty });
-        Ok((columns.collect(), rows))
+        Ok(Found { columns: columns.collect(), rows })
     }
 }
 
@@ -332,7 +366,7 @@ fn read(statement: &mut Statement<'_>) -> Result<Vec<Vec<Value>>, Trouble> {
     while let Some(row) = cursor.next()? {
         let values = (0..width).map(|at| Ok(Value::from(row.get_ref(at)?)));
         let values = values.collect::<rusqlite::Result<Vec<Value>>>()?;
-        bytes = values.iter().fold(bytes, |sum, value| sum.saturating_add(value.len()));
+        bytes = values.iter().fold(bytes, |sum, value| sum.saturating_add(value.cost()));
         if rows.len() == MAX_ROWS {
             return Err(error::too_much(format!("the answer has more than {MAX_ROWS} rows")).into());
         }

@@ -74,12 +74,13 @@ impl Value {
     }
 
     /// Bytes that it takes, about.
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::Null | Self::Int(_) | Self::Float(_) => 8,
+    pub(super) fn cost(&self) -> usize {
+        let content = match self {
+            Self::Null | Self::Int(_) | Self::Float(_) => 0,
             Self::Text(text) => text.len(),
             Self::Bytes(bytes) => bytes.len(),
-        }
+        };
+        content.saturating_add(size_of::<Self>())
     }
 
     /// Turns it into a value of that type.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::admin::show::Type;
-use crate::admin::sql::{Answer, Ask, Job, MAX_ROWS, VIEW_PREFIX, Value, World, run, tables};
+use crate::admin::sql::{Answer, Ask, Found, Job, MAX_ROWS, VIEW_PREFIX, Value, World, find, run, tables};
 use crate::fault::Fault;
 
 /// More looks than any query of these tests should need, some 50 steps each.
@@ -19,41 +19,46 @@ fn job(text: &str, ask: Ask) -> Job {
 
 /// Does a job; it is stopped after so many looks at the clock.
 fn perform_within(job: &Job, looks: u64) -> Result<Answer, Fault> {
+    within(looks, |world| run(job, world))
+}
+
+fn find_within(job: &Job, looks: u64) -> Result<Found, Fault> {
+    let Ask::Run { params, types, .. } = &job.ask else { panic!("{job:?}") };
+    within(looks, |world| find(job, world, params, types.as_deref()))
+}
+
+fn run_ask(params: &[Value], types: Option<&[Type]>) -> Ask {
+    Ask::Run { params: params.to_vec(), types: types.map(<[Type]>::to_vec), formats: Formats::TEXT }
+}
+
+fn within<T>(looks: u64, work: impl FnOnce(&mut World<'_>) -> T) -> T {
     let looked = AtomicU64::new(0);
-    run(
-        job,
-        &mut World {
-            zone: &TimeZone::UTC,
-            now_us: 1_700_000_000_123_456,
-            picture: &mut |needs| {
-                let mut picture = snapshot();
-                // What was not asked for is not there.
-                if !needs.has(Needs::POOLS) {
-                    picture.pools.clear();
-                }
-                picture
-            },
-            stop: Arc::new(move || looked.fetch_add(1, Ordering::Relaxed) >= looks),
+    work(&mut World {
+        zone: &TimeZone::UTC,
+        now_us: 1_700_000_000_123_456,
+        picture: &mut |needs| {
+            let mut picture = snapshot();
+            // What was not asked for is not there.
+            if !needs.has(Needs::POOLS) {
+                picture.pools.clear();
+            }
+            picture
         },
-    )
+        stop: Arc::new(move || looked.fetch_add(1, Ordering::Relaxed) >= looks),
+    })
 }
 
 fn ask_with(text: &str, params: &[Value]) -> Result<(String, Vec<String>), Fault> {
-    let ask = Ask::Run { params: params.to_vec(), types: None };
-    match perform_within(&job(text, ask), PATIENCE)? {
-        Answer::Rows { columns, rows } => {
-            let head: Vec<String> = columns.iter().map(|c| format!("{}:{:?}", c.name, c.ty)).collect();
-            let cell = |value: &Value| match value {
-                Value::Null => "NULL".to_owned(),
-                Value::Int(n) => n.to_string(),
-                Value::Float(n) => format!("{n:?}"),
-                Value::Text(text) => text.clone(),
-                Value::Bytes(bytes) => format!("{bytes:?}"),
-            };
-            Ok((head.join(" "), rows.iter().map(|row| row.iter().map(cell).collect::<Vec<_>>().join("|")).collect()))
-        }
-        other => panic!("{other:?}"),
-    }
+    let Found { columns, rows } = find_within(&job(text, run_ask(params, None)), PATIENCE)?;
+    let head: Vec<String> = columns.iter().map(|c| format!("{}:{:?}", c.name, c.ty)).collect();
+    let cell = |value: &Value| match value {
+        Value::Null => "NULL".to_owned(),
+        Value::Int(n) => n.to_string(),
+        Value::Float(n) => format!("{n:?}"),
+        Value::Text(text) => text.clone(),
+        Value::Bytes(bytes) => format!("{bytes:?}"),
+    };
+    Ok((head.join(" "), rows.iter().map(|row| row.iter().map(cell).collect::<Vec<_>>().join("|")).collect()))
 }
 
 fn rows(text: &str) -> Vec<String> {
@@ -211,8 +216,7 @@ fn nothing_but_the_tables_can_be_read_and_nothing_can_be_written() {
 fn who_may_not_show_a_table_may_not_read_it() {
     for name in ["fds", "pg_stat_pgbouncer_fds"] {
         let text = format!("SELECT count(*) FROM clients WHERE exists (SELECT 1 FROM {name})");
-        let ask = Ask::Run { params: Vec::new(), types: None };
-        let stats = Job { rights: Rights::Stats, ..job(&text, ask) };
+        let stats = Job { rights: Rights::Stats, ..job(&text, run_ask(&[], None)) };
         assert_eq!(perform_within(&stats, PATIENCE).unwrap_err().text, "admin access needed");
         assert!(perform_within(&Job { rights: Rights::Admin, ..stats }, PATIENCE).is_ok());
     }
@@ -235,13 +239,14 @@ fn errors_are_postgresqls() {
         ("SELECT dbname FROM pools", "42703", "column \"dbname\" does not exist"),
         ("SELECT \"x\" FROM pools", "42703", "column \"x\" does not exist"),
         ("SELECT database FROM pools, clients", "42702", "column reference \"database\" is ambiguous"),
-        ("SELECT pg_sleep(1)", "42883", "function pg_sleep does not exist"),
+        ("SELECT pg_sleep(1) FROM pools", "42883", "function pg_sleep does not exist"),
+        ("SELECT pg_sleep(1)", "08P01", "invalid command 'SELECT pg_sleep(1)', use SHOW HELP;"),
         ("SELECT FROM pools", "42601", "syntax error at or near \"FROM\""),
         ("SELECT 1 +", "42601", "syntax error at end of input"),
         ("SELECT maxwait::int FROM pools", "42601", "write CAST(x AS INTEGER)"),
         ("SELECT 1 FROM pools WHERE user ILIKE 'a%'", "42601", "write LIKE"),
         ("SELECT database FROM pools WHERE sum(1) > 0", "42803", "misuse of aggregate"),
-        ("SELECT abs(1, 2)", "42883", "wrong number of arguments"),
+        ("SELECT abs(1, 2) FROM pools", "42883", "wrong number of arguments"),
         ("SELECT sum(column1) FROM (VALUES (9223372036854775807), (1))", "22003", "integer overflow"),
         ("SELECT json('{')", "22032", "malformed JSON"),
         ("SELECT 1 UNION SELECT 1, 2", "42601", "SELECTs to the left and right"),
@@ -256,7 +261,7 @@ fn errors_are_postgresqls() {
 #[test]
 fn every_cost_is_bounded() {
     let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
-    let fault = perform_within(&job(endless, Ask::Run { params: Vec::new(), types: None }), 100).unwrap_err();
+    let fault = perform_within(&job(endless, run_ask(&[], None)), 100).unwrap_err();
     assert_eq!(fault.sqlstate, "57014");
     assert_eq!(perform_within(&job(endless, Ask::Describe(Vec::new())), 100).unwrap_err().sqlstate, "57014");
     let numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
@@ -309,12 +314,8 @@ fn types_that_were_described_are_kept() {
     let failing = "SELECT database, json_extract($1, '$.x') FROM pools";
     assert_eq!(describe(failing, &[17]), [Type::Text, Type::Text]);
     let with = |text: &str, types: &[Type]| {
-        let ask = Ask::Run { params: Vec::new(), types: Some(types.to_vec()) };
-        match perform_within(&job(text, ask), PATIENCE) {
-            Ok(Answer::Rows { rows, .. }) => Ok(rows[0].clone()),
-            Ok(other) => panic!("{other:?}"),
-            Err(fault) => Err(fault.sqlstate.into_owned()),
-        }
+        let found = find_within(&job(text, run_ask(&[], Some(types))), PATIENCE);
+        found.map(|found| found.rows[0].clone()).map_err(|fault| fault.sqlstate.into_owned())
     };
     assert_eq!(
         with("SELECT 5, 5, 2.0, '7', NULL", &[Type::Text, Type::Float8, Type::Int8, Type::Int8, Type::Int8]).unwrap(),
@@ -397,10 +398,12 @@ proptest! {
         for ask in [
             Ask::Parse(vec![]),
             Ask::Describe(vec![20, 25]),
-            Ask::Run { params: vec![Value::Int(1), Value::Text("x".into())], types: None },
+            run_ask(&[Value::Int(1), Value::Text("x".into())], None),
         ] {
             match perform_within(&job(&text, ask), 2_000) {
-                Ok(Answer::Rows { columns, rows }) => prop_assert!(rows.iter().all(|row| row.len() == columns.len())),
+                Ok(Answer::Rows { columns, count, data }) => {
+                    prop_assert!(!columns.is_empty() && (count == 0) == data.is_empty());
+                }
                 Ok(_) => {}
                 Err(fault) => prop_assert!(fault.sqlstate.len() == 5 && !fault.text.is_empty(), "{fault:?}"),
             }
