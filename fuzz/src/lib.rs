@@ -8,10 +8,12 @@ use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use pgtandem::admin::{ActionResult, Console, Rights, Then};
+use pgtandem::admin::{Action, ActionResult, Console, Rights, Then, sql};
 use pgtandem::auth::{
     self, Channel, ClientLogin, Credential, Entropy, Evidence, LoginParams, Method, ScramKeys, ScramSecret, Secret,
     SecretKind, ServerLogin, ServerStep, Step, UserList,
@@ -25,6 +27,7 @@ use pgtandem::pair::event::{Event as PairEvent, Params as PairParams};
 use pgtandem::pair::link::{self, Link};
 use pgtandem::pair::message::{self as pair, BootId, Message as PairMessage};
 use pgtandem::pair::picture::Direction;
+use pgtandem::snapshot::Snapshot;
 use pgtandem::tls;
 use pgtandem::vrrp::{self, Advert, ChecksumVariant, Event, Family, Params, Received, Router, packet};
 use pgtandem::wire::{extended, frame, startup};
@@ -241,10 +244,14 @@ pub fn console(data: &[u8]) {
         let mut turn = console.on_frame(head.tag, &message[frame::HEAD_LEN..]);
         let mut answer = turn.reply.to_vec();
         let mut acted = 0;
-        while let Then::Act(_) = turn.then {
+        while let Then::Act(action) = turn.then {
             acted += 1;
-            let picture = ActionResult::Snapshot(Box::default());
-            turn = console.finish(if acted % 2 == 1 { picture } else { ActionResult::Done });
+            let result = match action {
+                Action::Sql(job) => query(&job),
+                _ if acted % 2 == 1 => ActionResult::Snapshot(Box::default()),
+                _ => ActionResult::Done,
+            };
+            turn = console.finish(result);
             answer.extend_from_slice(&turn.reply);
             assert!(acted < 1000, "a frame that never ends");
         }
@@ -253,6 +260,18 @@ pub fn console(data: &[u8]) {
             return;
         }
     }
+}
+
+/// SQL of a console client, for a short while.
+fn query(job: &sql::Job) -> ActionResult {
+    let looks = AtomicU32::new(0);
+    let mut world = sql::World {
+        zone: &TimeZone::UTC,
+        now_us: 0,
+        picture: &mut |_| Snapshot::default(),
+        stop: Arc::new(move || looks.fetch_add(1, Ordering::Relaxed) > 1000),
+    };
+    sql::run(job, &mut world).map_or_else(ActionResult::Failed, ActionResult::Sql)
 }
 
 fn whole_messages(mut answer: &[u8]) {

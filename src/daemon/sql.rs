@@ -19,6 +19,8 @@ use crate::sys::process::yield_to_others;
 
 /// How long a query may run.
 const MAX_RUN: Duration = Duration::from_secs(5);
+/// Stack of a query's thread, in bytes: far more than the deepest query takes.
+const STACK_BYTES: usize = 8 << 20;
 /// How many run at a time; the others wait. Each console client has one at most.
 static SLOTS: Semaphore = Semaphore::const_new(2);
 
@@ -54,7 +56,7 @@ async fn work(daemon: &Arc<Daemon>, job: Job, stop: Arc<AtomicBool>) -> Result<A
     let slot = SLOTS.acquire().await.map_err(|_| failed("SQL is not served any more"))?;
     let (told, answer) = oneshot::channel();
     let daemon = Arc::clone(daemon);
-    let thread = std::thread::Builder::new().name("console-sql".to_owned());
+    let thread = std::thread::Builder::new().name("console-sql".to_owned()).stack_size(STACK_BYTES);
     let spawned = thread.spawn(move || {
         let outcome = in_thread(&daemon, &job, stop, slot);
         // The client may have left.

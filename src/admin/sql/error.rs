@@ -96,7 +96,8 @@ fn of_text(message: &str) -> Fault {
     if let Some(token) = after("unrecognized token: ") {
         return error("42601", format!("syntax error at or near \"{token}\"{}", hint(token)));
     }
-    const STATES: [(&str, &str); 14] = [
+    const STATES: [(&str, &str); 15] = [
+        ("Recursion limit", "54001"),
         ("wrong number of arguments", NO_FUNCTION),
         ("misuse of aggregate", "42803"),
         ("misuse of window", "42P20"),
