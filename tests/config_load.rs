@@ -353,7 +353,11 @@ fn settings_that_need_each_other() {
         ("auth_type=scram-sha-256-plus\n", 2, "auth_type=scram-sha-256-plus needs TLS"),
         ("auth_type=hba\n", 2, "auth_type=hba: access rules are not available yet"),
         ("server_tls_protocols=bogus\n", 2, "invalid server_tls_protocols: bogus"),
-        ("server_tls_protocols=tlsv1.1\n", 2, "invalid server_tls_protocols: tlsv1.1 leaves no usable TLS version"),
+        (
+            "server_tls_sslmode=require\nserver_tls_protocols=tlsv1.1\n",
+            3,
+            "invalid server_tls_protocols: tlsv1.1 leaves no usable TLS version",
+        ),
     ];
     for (text, line, what) in table {
         assert_error(ini(&format!("[pgbouncer]\n{text}")), *line, what, "");
@@ -371,7 +375,8 @@ fn warnings_and_notices() {
         ("auth_file=u\nunix_socket_dir=\n", "nowhere to listen on"),
         ("auth_file=u\nserver_tls_sslmode=verify-ca\n", "server_tls_sslmode=verify-ca without server_tls_ca_file"),
         ("auth_file=u\n[peers]\n1=host=a\n", "[peers] are given, but peer_id is 0"),
-        ("auth_file=u\ndns_zone_check_period=5\n", "dns_zone_check_period has no effect yet"),
+        ("auth_file=u\nresolv_conf=/etc/other\n", "resolv_conf has no effect yet"),
+        ("auth_file=u\nserver_tls_protocols=tlsv1.0\n", "server_tls_protocols: tlsv1.0 leaves no usable TLS version"),
         ("auth_file=u\n[databases]\nx = auth_dbname=pgbouncer\n", "database \"x\": auth_dbname is the admin console"),
         ("auth_type=any\n[databases]\nx = host=a\n", "auth_type=any requires forced user"),
         ("auth_file=u\nauth_user=a\nauth_dbname=b\n", "auth_dbname=b is not an entry"),

@@ -91,6 +91,8 @@ impl Checks<'_> {
             if mode == SslMode::Disable {
                 continue;
             }
+            // PgBouncer loads it, and servers without TLS can be reached.
+            let optional = name == "server_tls_protocols" && matches!(mode, SslMode::Allow | SslMode::Prefer);
             match TlsVersions::parse(&text) {
                 None => {
                     let problem = format!("invalid {name}: {text}");
@@ -98,8 +100,15 @@ impl Checks<'_> {
                     self.error(&[name], problem, hint);
                 }
                 Some(versions) if !versions.v1_2 && !versions.v1_3 => {
-                    let problem = format!("invalid {name}: {text} leaves no usable TLS version");
-                    self.error(&[name], problem, "TLS 1.0 and 1.1 are not available; allow tlsv1.2 or tlsv1.3");
+                    let hint = "TLS 1.0 and 1.1 are not available; allow tlsv1.2 or tlsv1.3";
+                    if optional {
+                        let problem = format!(
+                            "{name}: {text} leaves no usable TLS version: no server that offers TLS can be reached"
+                        );
+                        self.warning(&[name], problem, hint);
+                    } else {
+                        self.error(&[name], format!("invalid {name}: {text} leaves no usable TLS version"), hint);
+                    }
                 }
                 // `all` means "whatever there is"; only a version asked for by name is missed.
                 Some(versions) if versions.legacy && text.to_ascii_lowercase().contains("tlsv1") => {

@@ -51,7 +51,7 @@ macro_rules! strict {
     )+};
 }
 
-strict!(PoolMode, AuthType, SslMode, LoadBalanceHosts, LogFormat, ServerBudget, ListenWhen);
+strict!(UnknownStatement, PoolMode, AuthType, SslMode, LoadBalanceHosts, LogFormat, ServerBudget, ListenWhen);
 
 impl Value for SyslogFacility {
     fn null() -> Self {
@@ -128,6 +128,17 @@ choice! {
         Disable = "disable",
         /// One after the other.
         RoundRobin = "round-robin",
+    }
+}
+
+choice! {
+    /// What the use of a prepared statement that the client does not have comes to; pgtandem's own setting
+    /// `unknown_prepared_statement`.
+    UnknownStatement {
+        /// The session ends, as in PgBouncer.
+        Disconnect = "disconnect",
+        /// An error, as in PostgreSQL.
+        Error = "error",
     }
 }
 

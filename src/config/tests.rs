@@ -35,6 +35,7 @@ fn show_config_has_the_rows_of_pgbouncer_first() {
         "drain_timeout|45|45|yes",
         "handover_timeout|30|30|yes",
         "log_format|pgbouncer|pgbouncer|no",
+        "unknown_prepared_statement|disconnect|disconnect|yes",
         "worker_threads|0|0|no",
     ];
     assert_eq!(lines[100..], own);

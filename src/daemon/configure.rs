@@ -10,8 +10,9 @@ use super::directory::{ConfigDirectory, Numbers};
 use super::files::{Files, Kind};
 use super::ha::material::PairMaterial;
 use crate::auth::{Method, UserList};
-use crate::config::{self, AuthType, Config, Problem, Settings};
+use crate::config::{self, AuthType, Config, Problem, Settings, UnknownStatement};
 use crate::net::dial::TcpOptions;
+use crate::net::names::Ttls;
 use crate::pool::GlobalParams;
 use crate::session::io::route::{LogParams, Params};
 use crate::session::params::Tracked;
@@ -307,6 +308,7 @@ fn params(
         cancel_wait_timeout: settings.cancel_wait_timeout,
         query_wait_notify: std::time::Duration::from_secs(settings.query_wait_notify.into()),
         max_prepared_statements: settings.max_prepared_statements as usize,
+        unknown_name_ends: settings.unknown_prepared_statement == UnknownStatement::Disconnect,
         max_packet_len: settings.max_packet_size.0 as usize,
         server_check_query: check,
         server_reset_query: settings.server_reset_query.clone().into_bytes(),
@@ -317,6 +319,7 @@ fn params(
         login_notify_message: settings.login_notify_message.clone(),
         ignored_startup_parameters: settings.ignore_startup_parameters.iter().map(str::to_owned).collect(),
         tracked: Arc::clone(tracked),
+        name_ttls: Ttls { found: settings.dns_max_ttl, failed: settings.dns_nxdomain_ttl },
         tcp: tcp_options(settings),
         connector,
         log: LogParams {

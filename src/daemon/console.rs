@@ -241,7 +241,11 @@ async fn perform(daemon: &Arc<Daemon>, client: Option<&mut Client>, action: &Act
         Action::WaitClose(_) => {
             return wait_until(daemon, client, || pools.with(|r, _, _| r.closing(id)) == 0).await;
         }
-        Action::Reconnect(_) => pools.with(|r, now, out| r.reconnect(now, id, out)),
+        Action::Reconnect(_) => {
+            // Often given because a name leads elsewhere now.
+            daemon.shared.names.expire();
+            pools.with(|r, now, out| r.reconnect(now, id, out));
+        }
         Action::Kill(_) => pools.with(|r, now, out| match id {
             Some(id) => r.kill(now, id, out),
             None => r.kill_all(now, out),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::admin;
 use crate::auth::{Secret, UserList};
@@ -18,6 +19,8 @@ use crate::session::io::route::{ConsoleEntry, DatabaseRoute, Directory, Entry, H
 #[derive(Debug, Default)]
 pub struct Numbers {
     databases: HashMap<String, DatabaseId>,
+    /// The last id given to a database; none is ever given twice.
+    last_database: u32,
     users: HashMap<String, UserId>,
 }
 
@@ -27,8 +30,18 @@ pub const CONSOLE_DATABASE: DatabaseId = DatabaseId(0);
 impl Numbers {
     /// The id of a database, given out at first sight.
     pub fn database(&mut self, name: &str) -> DatabaseId {
-        let next = DatabaseId(u32::try_from(self.databases.len()).unwrap_or(u32::MAX - 1) + 1);
-        *self.databases.entry(name.to_owned()).or_insert(next)
+        if let Some(known) = self.databases.get(name) {
+            return *known;
+        }
+        self.last_database = self.last_database.saturating_add(1);
+        let next = DatabaseId(self.last_database);
+        self.databases.insert(name.to_owned(), next);
+        next
+    }
+
+    /// Forgets a database that nobody uses.
+    pub(super) fn forget_database(&mut self, name: &str) {
+        self.databases.remove(name);
     }
 
     /// The id of a user, given out at first sight.
@@ -171,6 +184,10 @@ impl ConfigDirectory {
         let timeouts = Timeouts {
             query_wait: config.query_wait_timeout(database, entry),
             query: config.query_timeout(entry),
+            query_in_queue: match (config.query_timeout(None), config.query_timeout(entry)) {
+                (global, own) if global.is_zero() || own.is_zero() => Duration::ZERO,
+                (global, own) => global.max(own),
+            },
             transaction: config.transaction_timeout(entry),
             idle_transaction: config.idle_transaction_timeout(entry),
             client_idle: config.client_idle_timeout(entry),

@@ -3,10 +3,12 @@
 //! It wires the other parts together and owns what belongs to the process as a whole: command line, configuration, log,
 //! pidfile, signals and the service manager. It must never know what a frame means or which client gets which server.
 
+mod autodb;
 pub mod cli;
 pub mod configure;
 pub mod console;
 pub mod directory;
+mod dns;
 pub mod doctor;
 pub mod files;
 pub mod ha;

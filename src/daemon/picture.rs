@@ -151,6 +151,12 @@ impl Daemon {
         if needs.has(Needs::MEMORY) {
             picture.memory = self.memory_rows();
         }
+        if needs.has(Needs::DNS_HOSTS) {
+            picture.dns_hosts = self.dns_hosts();
+        }
+        if needs.has(Needs::DNS_ZONES) {
+            picture.dns_zones = self.dns_zones();
+        }
         if needs.has(Needs::HA) {
             picture.ha = self.ha_picture();
         }
@@ -336,6 +342,9 @@ impl Daemon {
             used_clients: count(listed),
             login_clients: u64::from(in_all).saturating_sub(count(listed)),
             used_servers: count(self.shared.roster.servers().len()),
+            dns_names: count(self.shared.names.view().len()),
+            dns_zones: count(self.dns_zones().len()),
+            dns_queries: count(self.shared.names.view().iter().filter(|name| name.pending).count()),
             ..ListCounts::default()
         }
     }

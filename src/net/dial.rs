@@ -5,11 +5,13 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 
+use super::names::Names;
 use super::stream::Stream;
 
 /// Where a server listens.
@@ -84,7 +86,21 @@ pub enum DialError {
     Connect(#[source] io::Error),
 }
 
-/// Connects to `target`. Of a name's addresses the first that answers is taken.
+/// Connects to `target`, names being looked up through `names`. Of a name's addresses the first that answers is taken.
+///
+/// # Errors
+/// [`DialError`].
+pub async fn dial_by(names: &Arc<Names>, target: &Target, options: &TcpOptions) -> Result<Stream, DialError> {
+    match target {
+        Target::Name(name, port) => {
+            let found = names.addresses(name, *port).await.map_err(DialError::Dns)?;
+            tcp(&found, options).await
+        }
+        Target::Unix(_) | Target::Ip(..) => dial(target, options).await,
+    }
+}
+
+/// Connects to `target`; a name is looked up anew. Of a name's addresses the first that answers is taken.
 ///
 /// # Errors
 /// [`DialError`].

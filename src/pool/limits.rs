@@ -48,6 +48,13 @@ impl ClientLimits {
         self.databases.entry(database).or_default().limit = limit;
     }
 
+    /// Forgets a database that has no clients.
+    pub fn forget_database(&mut self, database: DatabaseId) {
+        if self.of_database(database) == 0 {
+            self.databases.remove(&database);
+        }
+    }
+
     /// `max_user_client_connections` of a user; 0 = no limit.
     pub fn set_user(&mut self, user: UserId, limit: u32) {
         self.users.entry(user).or_default().limit = limit;

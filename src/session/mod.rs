@@ -6,6 +6,7 @@ pub mod cancel;
 pub mod client;
 pub mod drain;
 pub mod io;
+pub mod misuse;
 pub mod params;
 pub mod server;
 

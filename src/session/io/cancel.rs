@@ -14,7 +14,8 @@ use super::connect::connect_for;
 use super::roster::ServerInfo;
 use super::shared::{Shared, lock};
 use crate::ids::{ClientId, PoolId, ServerId};
-use crate::net::stream::Stream;
+use crate::net::dial::Target;
+use crate::net::stream::{Peer, Stream};
 use crate::wire::startup::{CancelKey, put_cancel};
 
 /// How long a server may take to hear a cancel request, if server_connect_timeout does not say.
@@ -132,6 +133,11 @@ async fn connect(shared: &Shared, pool: PoolId, server: &ServerInfo) -> Result<O
     let route = context.route();
     let name = route.database.hosts.iter().find(|h| h.target == place).map_or("", |h| h.name.as_str());
     let params = shared.params();
+    // The name may lead elsewhere by now.
+    let place = match (place, server.peer) {
+        (Target::Name(..), Peer::Inet(address)) => Target::Ip(address.ip(), address.port()),
+        (place, _) => place,
+    };
     let stream = connect_for(&params.tcp, &params.connector, &place, name).await.map_err(|error| error.to_string())?;
     Ok(Some((stream, key)))
 }

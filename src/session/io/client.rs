@@ -321,6 +321,9 @@ impl Session {
         }
         if !self.core.values.same(server.core.values()) {
             if let Some(sql) = self.core.values.sql_to_change(server.core.values(), &self.params.tracked) {
+                tracing::debug!(
+                    subject = %self.info.subject(), "{} varcache_apply: {}", self.info, String::from_utf8_lossy(&sql)
+                );
                 server.run(&sql, self.params.server_connect_timeout).await?;
                 let reported = lock(&self.context.reported).as_ref().map(|r| r.values.clone());
                 let mut values = server.core.values().clone();
@@ -332,10 +335,28 @@ impl Session {
                 }
                 server.core.adopt_values(values);
             }
+            self.log_canonical_values(server.core.values());
             // The server's own spelling, so that the next comparison is one of pointers.
             self.core.values = server.core.values().clone();
         }
         Ok(())
+    }
+
+    /// Says which of the client's parameters the server spells in another way (PgBouncer's text).
+    fn log_canonical_values(&self, canonical: &Values) {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        for (index, name) in self.params.tracked.names().enumerate() {
+            let (own, new) = (self.core.values.get(index), canonical.get(index));
+            if let (Some(own), Some(new)) = (own, new.filter(|_| own != new)) {
+                let (own, new) = (String::from_utf8_lossy(own), String::from_utf8_lossy(new));
+                tracing::debug!(
+                    subject = %self.info.subject(),
+                    "{} varcache_set_canonical: setting {name} to its canonical version {own} -> {new}", self.info
+                );
+            }
+        }
     }
 
     fn attach(&mut self, server: Box<Server>, since: Time) {
@@ -358,8 +379,8 @@ impl Session {
     /// Waits in the queue. `None`: it has left the queue, and is to ask again with its old place.
     async fn wait(&mut self, began: Time) -> Result<Option<(Box<Server>, bool, Time)>, End> {
         self.info.set_doing(Doing::Waiting);
-        let limit = self.route.timeouts.query_wait;
-        let deadline = if limit.is_zero() { Time::NEVER } else { began + limit };
+        let (deadline, setting) =
+            self.route.timeouts.in_queue().map_or((Time::NEVER, ""), |(limit, setting)| (began + limit, setting));
         let notify = self.params.query_wait_notify;
         let mut notify_at = if notify.is_zero() { Time::NEVER } else { began + notify };
         let letter = loop {
@@ -374,8 +395,7 @@ impl Session {
                 }
                 // Leaving the queue is part of the session's end.
                 Ok(Waited::Due) if Time::now() >= deadline => {
-                    let text = "query_wait_timeout";
-                    return Err(End::Fault(Fault::fatal(Culprit::Us, text).retryable()));
+                    return Err(End::Fault(Fault::fatal(Culprit::Us, setting).retryable()));
                 }
                 Ok(Waited::Due) => {
                     notify_at = Time::NEVER;

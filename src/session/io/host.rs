@@ -1,14 +1,17 @@
 //! What the pools ask of sessions: opening and closing servers, cancel requests, clients that must go.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
-use super::roster::Ending;
+use super::roster::{Ending, ServerInfo};
 use super::server::Server;
 use super::shared::{Shared, lock};
 use super::{cancel, open};
 use crate::clock::Time;
 use crate::fault::{Culprit, Fault};
 use crate::ids::{ClientId, PoolId, ServerId};
+use crate::net::dial::Target;
+use crate::net::stream::Peer;
 use crate::pool::io::Host;
 use crate::pool::{DatabaseId, PoolEnd, UserId};
 
@@ -24,6 +27,26 @@ impl SessionHost {
     pub fn new(shared: &Arc<Shared>) -> Self {
         Self { shared: Arc::downgrade(shared) }
     }
+}
+
+/// Has the servers closed, between transactions, that were reached by an address which a host name no longer has.
+pub(super) fn retire(shared: &Shared, name: &str, gone: &[IpAddr]) {
+    let of_name = |info: &ServerInfo| {
+        let by_name = matches!(info.target(), Some(Target::Name(host, _)) if host == name);
+        by_name && matches!(info.peer, Peer::Inet(address) if gone.contains(&address.ip()))
+    };
+    let servers: Vec<_> = shared.roster.servers().into_iter().filter(|info| of_name(info)).collect();
+    let gone: Vec<_> = gone.iter().map(ToString::to_string).collect();
+    tracing::info!(
+        "host name {name} no longer leads to {}; server connections to there: {}, which end with their transactions",
+        gone.join(", "),
+        servers.len()
+    );
+    shared.pools.with(|registry, now, out| {
+        for server in &servers {
+            registry.retire(now, server.id, out);
+        }
+    });
 }
 
 impl Host<Server> for SessionHost {
@@ -63,9 +86,10 @@ impl Host<Server> for SessionHost {
     fn abandon(&self, server: ServerId, reason: &'static str) {
         let Some(shared) = self.shared.upgrade() else { return };
         let task = lock(&shared.opening).remove(&server);
-        if let Some(task) = task {
+        if let Some((task, began)) = task {
             task.abort();
-            tracing::info!("S-{:#x}: closing because: {reason} (age=0s)", server.0);
+            let age_s = Time::now().since(began).as_secs();
+            tracing::info!("S-{:#x}: closing because: {reason} (age={age_s}s)", server.0);
             return;
         }
         // In a client's hands: that client cannot go on.

@@ -392,6 +392,9 @@ impl Arrival {
         }
         let membership = Membership::begin(&self.shared, context.pool);
         let reported = self.reported(&context, info, &route).await?;
+        if let Some(name) = self.params.tracked.untracked(&values, &reported.values) {
+            return Err(Fault::fatal(Culprit::Client, format!("unsupported startup parameter: {name}")).into());
+        }
         values.fill_unset(&reported.values);
         let key = self.issue_key(startup, presence);
         let welcome = welcome(&self.params, &reported, &values, &key);
@@ -431,11 +434,11 @@ impl Arrival {
             Welcome::Known => {}
             Welcome::Refused(fault) => return Err(fault.into()),
             Welcome::Queued => {
-                let limit = route.timeouts.query_wait;
-                let limit = if limit.is_zero() { Duration::from_secs(86_400 * 365) } else { limit };
+                let never = (Duration::from_secs(86_400 * 365), "");
+                let (limit, setting) = route.timeouts.in_queue().unwrap_or(never);
                 let letter = timeout(limit, poll_fn(|cx| self.poll_letter(cx, info))).await;
                 match letter {
-                    Err(_) => return Err(Fault::fatal(Culprit::Us, "query_wait_timeout").into()),
+                    Err(_) => return Err(Fault::fatal(Culprit::Us, setting).into()),
                     Ok(Err(failed)) => return Err(failed),
                     Ok(Ok(Message::Refuse(fault))) => return Err(fault.into()),
                     Ok(Ok(Message::Welcome | Message::Grant { .. })) => {}
@@ -606,12 +609,11 @@ impl Arrival {
             }
             let name_text = String::from_utf8_lossy(name);
             let ignored = self.params.ignored_startup_parameters.iter().any(|i| i.eq_ignore_ascii_case(&name_text));
-            if let Some(index) = self.params.tracked.index(name) {
+            if let Some(index) = self.params.tracked.index_unless(name, ignored) {
                 values.set(index, value);
-            } else if ignored {
             } else if &**name == b"options" {
-                self.options(value, &mut values)?;
-            } else {
+                self.options(value, ignored, &mut values)?;
+            } else if !ignored {
                 let text = format!("unsupported startup parameter: {name_text}");
                 return Err(Fault::fatal(Culprit::Client, text).into());
             }
@@ -626,8 +628,9 @@ impl Arrival {
         Ok(values)
     }
 
-    /// The startup parameter `options`: `-c name=value` and `--name=value` of tracked parameters.
-    fn options(&self, options: &[u8], values: &mut Values) -> Result<(), Failed> {
+    /// The startup parameter `options`: `-c name=value` and `--name=value` of tracked parameters. `lenient`: what is something
+    /// else is ignored.
+    fn options(&self, options: &[u8], lenient: bool, values: &mut Values) -> Result<(), Failed> {
         let words = crate::session::params::option_words(options);
         let mut words = words.iter().map(Vec::as_slice);
         while let Some(word) = words.next() {
@@ -636,16 +639,19 @@ impl Arrival {
                 _ => word.strip_prefix(b"-c").or_else(|| word.strip_prefix(b"--")),
             };
             let split = setting.and_then(|s| s.iter().position(|&b| b == b'=').map(|at| s.split_at(at)));
-            let Some((name, value)) = split else {
+            let Some((name, value)) = split.filter(|(name, _)| !name.is_empty()) else {
+                if lenient {
+                    continue;
+                }
                 let text = "unsupported options startup parameter: only '-c config=val' and '--config=val' are allowed";
                 return Err(Fault::fatal(Culprit::Client, text).into());
             };
             let name: Vec<u8> = name.iter().map(|&b| if b == b'-' { b'_' } else { b }).collect();
             let text = String::from_utf8_lossy(&name);
             let ignored = self.params.ignored_startup_parameters.iter().any(|i| i.eq_ignore_ascii_case(&text));
-            match self.params.tracked.index(&name) {
+            match self.params.tracked.index_unless(&name, ignored) {
                 Some(index) => values.set(index, value.get(1..).unwrap_or_default()),
-                None if ignored => {}
+                None if ignored || lenient => {}
                 None => {
                     let text = format!("unsupported startup parameter in options: {text}");
                     return Err(Fault::fatal(Culprit::Client, text).into());

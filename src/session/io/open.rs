@@ -7,20 +7,21 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
-use super::connect::{ConnectError, connect_for};
+use super::connect::{ConnectError, connect_for, secure};
 use super::roster::ServerInfo;
 use super::route::{DatabaseRoute, Host, Params, Route};
 use super::server::{QueryError, Server, server_fault};
 use super::shared::{PoolContext, Reported, Shared, lock};
 use super::subject::Subject;
 use crate::auth::{Channel, Credential, PassThrough, ServerLogin, ServerStep};
+use crate::clock::Time;
 use crate::fault::{Culprit, Fault};
 use crate::ids::{PoolId, ServerId};
 use crate::net::buffer::Buffer;
 use crate::net::dial::Target;
-use crate::net::dial::{DialError, dial};
+use crate::net::dial::{DialError, dial, dial_by};
 use crate::net::stream::Stream;
 use crate::pool::Failure;
 use crate::session::params::Values;
@@ -59,7 +60,7 @@ pub(super) fn spawn(shared: &Arc<Shared>, id: ServerId, pool: PoolId) {
     let mut opening = lock(&shared.opening);
     let attempt = Attempt { shared: shared_in, id, over: false };
     let task = tokio::spawn(async move { run(attempt, &context).await });
-    opening.insert(id, task.abort_handle());
+    opening.insert(id, (task.abort_handle(), Time::now()));
 }
 
 /// One attempt to open a server. If its task ends without a word, by a panic, the pools hear that it failed.
@@ -86,10 +87,19 @@ async fn run(mut attempt: Attempt, context: &Arc<PoolContext>) {
     let limit = params.server_connect_timeout;
     let limit = if limit.is_zero() { Duration::from_secs(86_400) } else { limit };
     let host = choose_host(context, &route);
-    let result = match timeout(limit, open(shared, id, context, &route, &params, host)).await {
-        Ok(result) => result,
-        Err(_) => Err(OpenError::Connect("connect timeout".into())),
+    let began = Time::now();
+    let deadline = Instant::now() + limit;
+    let result = async {
+        // As PgBouncer: a server that cannot be reached is told from one that does not answer.
+        let dialled = timeout_at(deadline, dial_by(&shared.names, &host.target, &params.tcp)).await;
+        let stream = match dialled {
+            Ok(dialled) => dialled.map_err(ConnectError::from).map_err(not_connected)?,
+            Err(_) => return Err(OpenError::Connect("connect failed: timed out".into())),
+        };
+        let opened = timeout_at(deadline, open(shared, id, context, &route, &params, (host, stream))).await;
+        opened.unwrap_or_else(|_| Err(OpenError::Connect("connect timeout".into())))
     };
+    let result = result.await;
     lock(&shared.opening).remove(&id);
     attempt.over = true;
     match result {
@@ -102,28 +112,35 @@ async fn run(mut attempt: Attempt, context: &Arc<PoolContext>) {
         }
         Err(error) => {
             context.host_turn.fetch_add(1, Ordering::Relaxed);
-            report(shared, id, context, &route, host, error);
+            report(shared, id, context, &route, host, (error, Time::now().since(began).as_secs()));
         }
     }
 }
 
-fn report(shared: &Shared, id: ServerId, context: &PoolContext, route: &Route, host: &Host, error: OpenError) {
+fn report(
+    shared: &Shared,
+    id: ServerId,
+    context: &PoolContext,
+    route: &Route,
+    host: &Host,
+    (error, age_s): (OpenError, u64),
+) {
     let (who, subject) = (prefix(id, route, host), subject(id, route, host));
     match error {
         OpenError::Connect(reason) => {
-            tracing::info!(%subject, "{who} closing because: {reason} (age=0s)");
+            tracing::info!(%subject, "{who} closing because: {reason} (age={age_s}s)");
             shared.pools.failed(id, Failure::Connect(reason));
         }
         OpenError::Login(fault) => {
             tracing::warn!(%subject, "{who} server login failed: {} {}", fault.severity.as_str(), fault.text);
-            tracing::info!(%subject, "{who} closing because: {} (age=0s)", fault.text);
+            tracing::info!(%subject, "{who} closing because: {} (age={age_s}s)", fault.text);
             // Keys that the server does not take are no use to anybody; the next client brings its own.
             *lock(&context.pass_through) = None;
             shared.pools.failed(id, Failure::Login(fault));
         }
         OpenError::Refused(fault, reason) => {
             tracing::warn!(%subject, "{who} {} {reason}", fault.text);
-            tracing::info!(%subject, "{who} closing because: {} (age=0s)", fault.text);
+            tracing::info!(%subject, "{who} closing because: {} (age={age_s}s)", fault.text);
             shared.pools.failed(id, Failure::Login(fault));
         }
     }
@@ -160,9 +177,10 @@ async fn open(
     context: &Arc<PoolContext>,
     route: &Route,
     params: &Params,
-    host: &Host,
+    (host, stream): (&Host, Stream),
 ) -> Result<Server, OpenError> {
-    let stream = connect(params, host).await?;
+    let secured = secure(&params.connector, stream, &host.name).await;
+    let stream = secured.map_err(not_connected)?;
     let local = stream.local_addr();
     if params.log.connections {
         let from = local.map(|a| format!(" (from {a})")).unwrap_or_default();
@@ -243,12 +261,14 @@ pub async fn try_reach(shared: &Shared, database: &DatabaseRoute) -> Result<(), 
 
 async fn connect(params: &Params, host: &Host) -> Result<Stream, OpenError> {
     let connected = connect_for(&params.tcp, &params.connector, &host.target, &host.name).await;
-    connected.map_err(|error| {
-        if let ConnectError::Handshake(reason) = &error {
-            tracing::warn!("TLS handshake error: handshake failed: {reason}");
-        }
-        OpenError::Connect(error.to_string())
-    })
+    connected.map_err(not_connected)
+}
+
+fn not_connected(error: ConnectError) -> OpenError {
+    if let ConnectError::Handshake(reason) = &error {
+        tracing::warn!("TLS handshake error: handshake failed: {reason}");
+    }
+    OpenError::Connect(error.to_string())
 }
 
 struct Login<'a> {

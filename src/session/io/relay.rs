@@ -20,6 +20,7 @@ use crate::net::buffer::Buffer;
 use crate::net::stream::Stream;
 use crate::session::Mode;
 use crate::session::client::{Turn, Verdict as ClientVerdict};
+use crate::session::misuse::Misuse;
 use crate::session::server::{Status, Verdict as ServerVerdict};
 use crate::wire::frame::{HEAD_LEN, head};
 use crate::wire::reply;
@@ -179,6 +180,7 @@ impl Session {
             to_server: &mut self.to_server,
             to_client: &mut self.to_client,
             statements_max: self.statements_max,
+            unknown_name_ends: self.params.unknown_name_ends,
             intern: &|definition| lock(statements).intern(definition),
         };
         let verdict = self.core.on_frame(head, body, self.server.as_deref_mut().map(|s| &mut s.core), &mut turn);
@@ -334,7 +336,18 @@ impl Session {
         let body = bytes.get(HEAD_LEN..).unwrap_or_default();
         if head.tag == b'E' {
             let body = body.get(..head.body_len().min(body.len())).unwrap_or_default();
-            self.server_said_fatal = matches!(reply::error_fields(body).severity, b"FATAL" | b"PANIC");
+            let misuse = server.core.misuse();
+            if misuse.is_some() && body.len() < head.body_len() && head.total <= REWORDED_LEN_MAX {
+                server.input.grow_if_full(self.server_run + head.total);
+                return Ok(false);
+            }
+            let fields = reply::error_fields(body);
+            self.server_said_fatal = matches!(fields.severity, b"FATAL" | b"PANIC");
+            if let Some(misuse) = misuse.filter(|misuse| misuse.sqlstate().as_bytes() == fields.sqlstate) {
+                server.core.on_frame(head, body, Some(&mut self.core));
+                self.reword(&misuse, head.total);
+                return Ok(true);
+            }
         }
         match server.core.on_frame(head, body, Some(&mut self.core)) {
             ServerVerdict::Forward => server.passing = Passing::of(head.total, true),
@@ -357,6 +370,18 @@ impl Session {
             ServerVerdict::Quarantine(reason) => return Err(End::ServerGone(reason)),
         }
         Ok(true)
+    }
+
+    /// Says in place of the server's error, which has the server's name of the statement, ours with the client's.
+    fn reword(&mut self, misuse: &Misuse, len: usize) {
+        self.settle_server_run();
+        if let Some(server) = &mut self.server {
+            server.passing = Passing::of(len, false);
+        }
+        reply::put_error(&mut self.out.bytes, &misuse.fault());
+        if self.params.log.pooler_errors {
+            tracing::error!(subject = %self.info.subject(), "{} {}", self.info, misuse.log_text());
+        }
     }
 
     fn on_ready(&mut self) -> Result<(), End> {
@@ -432,6 +457,9 @@ impl Session {
         }
     }
 }
+
+/// The longest error that is read as a whole to see whether it is about a statement's name, in bytes.
+const REWORDED_LEN_MAX: usize = 16 * 1024;
 
 const FLUSH: &[u8] = b"H\0\0\0\x04";
 

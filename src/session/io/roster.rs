@@ -289,6 +289,12 @@ impl ServerInfo {
         Self { connected_at, ..self }
     }
 
+    /// Where it was dialled, if it gave a key for cancel requests.
+    #[must_use]
+    pub fn target(&self) -> Option<&Target> {
+        self.cancel.as_ref().map(|(target, _)| target)
+    }
+
     /// It as the subject of a log line.
     #[must_use]
     pub fn subject(&self) -> Subject<'_> {

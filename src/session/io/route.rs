@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::auth::{Channel, Method, Secret, SecretKind};
 use crate::fault::Fault;
 use crate::net::dial::{Target, TcpOptions};
+use crate::net::names::Ttls;
 use crate::pool::{DatabaseId, PoolParams, UserId};
 use crate::session::Mode;
 use crate::session::params::Tracked;
@@ -34,6 +35,8 @@ pub struct Params {
     pub query_wait_notify: Duration,
     /// PgBouncer setting max_prepared_statements.
     pub max_prepared_statements: usize,
+    /// Setting unknown_prepared_statement is `disconnect`.
+    pub unknown_name_ends: bool,
     /// PgBouncer setting max_packet_size, in bytes.
     pub max_packet_len: usize,
     /// PgBouncer setting server_check_query; `None`: no check.
@@ -54,6 +57,8 @@ pub struct Params {
     pub ignored_startup_parameters: Vec<String>,
     /// Parameters that follow clients; fixed at start.
     pub tracked: Arc<Tracked>,
+    /// How long host names are kept.
+    pub name_ttls: Ttls,
     /// Options of TCP sockets on both sides.
     pub tcp: TcpOptions,
     /// TLS towards servers.
@@ -163,12 +168,24 @@ pub struct Timeouts {
     pub query_wait: Duration,
     /// PgBouncer setting query_timeout.
     pub query: Duration,
+    /// The same for a client that waits for a server. PgBouncer's own value there is the global one, whatever the user's
+    /// entry says; here an entry may lengthen it.
+    pub query_in_queue: Duration,
     /// PgBouncer setting transaction_timeout.
     pub transaction: Duration,
     /// PgBouncer setting idle_transaction_timeout.
     pub idle_transaction: Duration,
     /// PgBouncer setting client_idle_timeout.
     pub client_idle: Duration,
+}
+
+impl Timeouts {
+    /// How long a client may wait for a server, and the name of the setting that says so.
+    #[must_use]
+    pub fn in_queue(&self) -> Option<(Duration, &'static str)> {
+        let limits = [(self.query_in_queue, "query_timeout"), (self.query_wait, "query_wait_timeout")];
+        limits.into_iter().filter(|(limit, _)| !limit.is_zero()).min_by_key(|(limit, _)| *limit)
+    }
 }
 
 /// What the directory knows of a client that wants in.

@@ -11,13 +11,15 @@ use zeroize::Zeroizing;
 
 use super::floating::Floating;
 use super::freeze::{Freeze, Parcel};
-use super::host::SessionHost;
+use super::host::{self, SessionHost};
 use super::roster::Roster;
 use super::route::{Directory, Params, Route};
 use super::server::Server;
 use crate::auth::{Entropy, PassThrough, ScramKeys, Secret};
+use crate::clock::Time;
 use crate::ids::{ClientId, PoolId, ServerId};
 use crate::net::kernel_tls::Support;
+use crate::net::names::Names;
 use crate::pool::io::Pools;
 use crate::pool::{ClientLimits, DatabaseId, DatabaseParams, GlobalParams, Ids, UserParams};
 use crate::prepared::Statements;
@@ -43,9 +45,12 @@ pub struct Shared {
     pub freeze: Freeze,
     /// The floating addresses of a pair.
     pub floating: Floating,
+    /// Host names of servers.
+    pub names: Arc<Names>,
     /// What the statistics count, by database.
     pub stats: Mutex<FxHashMap<DatabaseId, Arc<Stats>>>,
-    pub(super) opening: Mutex<FxHashMap<ServerId, AbortHandle>>,
+    /// Attempts to open a server, and since when they run.
+    pub(super) opening: Mutex<FxHashMap<ServerId, (AbortHandle, Time)>>,
     pub(super) cancels: Mutex<FxHashMap<ClientId, AbortHandle>>,
     /// Cancel requests that are not over: the connections that brought them wait for the other end.
     pub(super) cancel_waits: Mutex<FxHashMap<ClientId, oneshot::Sender<()>>>,
@@ -174,6 +179,7 @@ impl Shared {
             keys: Mutex::default(),
             freeze: Freeze::default(),
             floating: Floating::default(),
+            names: Arc::new(Names::default()),
             stats: Mutex::default(),
             opening: Mutex::default(),
             cancels: Mutex::default(),
@@ -189,6 +195,13 @@ impl Shared {
             mock_key: Zeroizing::new(random_bytes()),
         });
         shared.pools.set_host(Arc::new(SessionHost::new(&shared)));
+        shared.names.set_ttls(shared.params().name_ttls);
+        let weak = Arc::downgrade(&shared);
+        shared.names.watch(move |name, gone| {
+            if let Some(shared) = weak.upgrade() {
+                host::retire(&shared, name, gone);
+            }
+        });
         shared
     }
 
@@ -212,6 +225,7 @@ impl Shared {
 
     /// Puts a new configuration in force for all sessions.
     pub fn reconfigure(&self, params: Params, directory: Arc<dyn Directory>) {
+        self.names.set_ttls(params.name_ttls);
         *self.params.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(params);
         *self.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&directory);
         for context in self.contexts() {

@@ -17,6 +17,7 @@ struct Desk {
     server: ServerCore,
     statements: RefCell<Statements>,
     statements_max: usize,
+    unknown_name_ends: bool,
 }
 
 impl Desk {
@@ -24,7 +25,8 @@ impl Desk {
         let tracked = Arc::new(Tracked::new([]));
         let values = Values::unset(&tracked);
         let client = ClientCore::new(values.clone());
-        Self { client, server: ServerCore::new(tracked, values), statements: RefCell::default(), statements_max }
+        let (server, statements) = (ServerCore::new(tracked, values), RefCell::default());
+        Self { client, server, statements, statements_max, unknown_name_ends: false }
     }
 
     /// A frame or its front from the client: the verdict, and what it puts out.
@@ -34,6 +36,7 @@ impl Desk {
             to_server: &mut to_server,
             to_client: &mut to_client,
             statements_max: self.statements_max,
+            unknown_name_ends: self.unknown_name_ends,
             intern: &|definition| self.statements.borrow_mut().intern(definition),
         };
         let head = head(bytes).unwrap().unwrap();
@@ -284,8 +287,24 @@ fn unknown_names_are_refused_by_the_server_itself() {
     assert_eq!(to_server[0], "B \\0b\\0");
     assert_eq!(to_server[2], "D Sunknown PGBOUNCER_1\\0");
     assert_eq!(to_server[3], "B \\0unknown PGBOUNCER_1\\0");
+    let text = |desk: &Desk| desk.server.misuse().map(|misuse| misuse.fault().text.into_owned());
+    assert!(text(&desk).is_some_and(|text| text.contains("statement \"b\" does not exist")));
     desk.server(&["E 26000", "Z I"]);
     assert!(desk.server.is_free());
+    assert_eq!(text(&desk), None);
+}
+
+#[test]
+fn unknown_names_end_the_session_if_so_wanted() {
+    let mut desk = Desk { unknown_name_ends: true, ..Desk::new(3) };
+    desk.warm_up("a", "ROWS 1");
+    desk.warm_up("", "ROWS 1");
+    for say in [(|s| s.run("b")) as Say, |s| s.describe_statement("b")] {
+        let mut script = Script::default();
+        say(&mut script);
+        let ClientVerdict::Fatal(fault) = desk.judge(&script.bytes, true).0 else { panic!("it went on") };
+        assert_eq!(fault.text, "prepared statement did not exist");
+    }
 }
 
 #[test]
