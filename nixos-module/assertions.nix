@@ -10,6 +10,12 @@ let
   ownIni = cfg.pgbouncerConfigFile != null;
   iniInStore =
     ownIni && (lib.isPath cfg.pgbouncerConfigFile || lib.isStorePath cfg.pgbouncerConfigFile);
+  # Also where the file does not say: it is PgBouncer's default.
+  socketInTmp =
+    lib.match ".*\n[[:space:]]*unix_socket_dir[[:space:]]*=[[:space:]]*/tmp[[:space:]]*(\n.*)?" (
+      "\n" + iniText
+    ) != null
+    || !lib.hasInfix "unix_socket_dir" iniText;
   iniText = lib.optionalString iniInStore (lib.readFile cfg.pgbouncerConfigFile);
 
   found =
@@ -166,6 +172,9 @@ in
         )
       ++
         lib.optional (!ha.enable && (ha.nodes != { } || ha.addresses != [ ]))
-          "services.pgtandem.ha: nodes and addresses are given, but ha.enable is not set: this node holds no floating address.";
+          "services.pgtandem.ha: nodes and addresses are given, but ha.enable is not set: this node holds no floating address."
+      ++
+        lib.optional (iniInStore && socketInTmp)
+          "services.pgtandem.pgbouncerConfigFile: its unix_socket_dir is /tmp, and the service has a /tmp of its own: nobody finds the socket there. Say unix_socket_dir = /run/pgtandem in the file.";
   };
 }

@@ -53,7 +53,8 @@ let
     );
   ini = pkgs.writeText "pgtandem.ini" (
     "%include ${cfg.pgbouncerConfigFile}\n"
-    + section "pgbouncer" (credentialSettings "pgtandem")
+    # Not [pgbouncer]: a second header of that name puts the settings of the file back to their defaults.
+    + section "pgtandem" (credentialSettings "pgtandem")
     + section "ha" (lib.mapAttrs (_: plain) (shared.withoutNulls (haSections.ha or { })))
     + section "virtual_routers" (
       lib.mapAttrs (_: entry) (shared.withoutNulls (haSections.virtual_routers or { }))
@@ -79,7 +80,7 @@ let
       }
       ''
         cp ${generated} ${generated.name}
-        ${lib.getExe cfg.package} check -q --without-files ${generated.name}
+        ${lib.getExe cfg.package} check --without-files ${generated.name}
         mv ${generated.name} $out
       '';
 in

@@ -122,9 +122,19 @@ in
         "pgtandem.service"
         "pgtandem-helper.service"
       ];
-      serviceConfig = {
+      # Root, who may restart a unit and see which program a process runs, and nothing else.
+      serviceConfig = import ./hardening.nix // {
         Type = "oneshot";
         RemainAfterExit = true;
+        CapabilityBoundingSet = "CAP_SYS_PTRACE";
+        PrivateNetwork = true;
+        IPAddressDeny = "any";
+        ProtectKernelTunables = true;
+        RestrictAddressFamilies = "AF_UNIX";
+        SystemCallFilter = [
+          "@system-service"
+          "~@privileged @resources"
+        ];
       };
       script = ''
         pid=$(systemctl show --property=MainPID --value pgtandem-helper.service)

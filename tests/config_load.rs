@@ -251,6 +251,21 @@ fn main_header_resets_what_stands_above_it() {
     assert_eq!(warnings, [Some(6)]);
 }
 
+/// What the NixOS module writes around an operator's own file.
+#[test]
+fn settings_come_on_top_of_a_whole_file() {
+    let operators = b"[databases]\nx = host=a\n[pgbouncer]\nlisten_port = 7000\nauth_type = trust\nauth_file = old\n";
+    let on_top = |header: &str| {
+        let text = format!("%include own.ini\n\n[{header}]\nauth_file = new\n");
+        load_files(&[("a.ini", text.as_bytes()), ("own.ini", operators)]).unwrap().0.settings
+    };
+    let settings = on_top("pgtandem");
+    assert_eq!((settings.listen_port, settings.auth_file.get()), (7000, Some("new")));
+    assert_eq!(settings.auth_type, AuthType::Trust);
+    // PgBouncer's own header puts everything back.
+    assert_eq!(on_top("pgbouncer").listen_port, 6432);
+}
+
 #[test]
 fn includes() {
     let files: &[(&str, &[u8])] = &[

@@ -132,6 +132,8 @@ with subtest("clients that wait are counted, and for how long they have"):
     retry(queued, 30)
     retry(lambda _: of("POOLS", "narrow")["maxwait"] >= 2, 30)
     retry(gone, 60)
+    # A transaction counts when its server has come back.
+    retry(lambda _: of("STATS", "narrow")["total_xact_count"] == WAITING, 20)
     after = of("STATS", "narrow")
     t.assertEqual((after["total_xact_count"], after["total_query_count"]), (WAITING, WAITING))
     # In microseconds: two of them have waited for 4 s, two more for 8 s.

@@ -21,7 +21,7 @@ const MAX_INCLUDE_DEPTH: u32 = 10;
 /// How many files may be included in all: ten levels of files that include several could go on for ever.
 const MAX_INCLUDES: u32 = 1000;
 
-const SECTIONS: [&str; 6] = ["pgbouncer", "databases", "users", "peers", "ha", "virtual_routers"];
+const SECTIONS: [&str; 7] = ["pgbouncer", "pgtandem", "databases", "users", "peers", "ha", "virtual_routers"];
 
 /// Read the file and all that it includes.
 pub(super) fn read(path: &Path, read_file: &mut ReadFile<'_>, problems: &mut Vec<Problem>) -> Document {
@@ -194,6 +194,11 @@ impl Reader<'_, '_> {
             b"pgbouncer" => {
                 self.main = true;
                 self.document.resets.push((self.document.settings.len(), place));
+                Section::Pgbouncer
+            }
+            // Ours: what comes on top of the settings of an included file, without putting them back.
+            b"pgtandem" => {
+                self.main = true;
                 Section::Pgbouncer
             }
             b"databases" => Section::Databases,
