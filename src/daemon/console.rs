@@ -62,8 +62,22 @@ pub async fn serve(daemon: &Arc<Daemon>, mut client: Client) {
         let age_s = crate::clock::Time::now().since(client.info.connected_at).as_secs();
         tracing::info!(subject = %client.info.subject(), "{} closing because: {reason} (age={age_s}s)", client.info);
     }
+    resume_if_alone(daemon);
     // The client may be gone already.
     let _ = client.stream.shutdown().await;
+}
+
+/// SUSPEND ends with the last client of the console, as nobody is left who would end it.
+fn resume_if_alone(daemon: &Daemon) {
+    let pools = &daemon.shared.pools;
+    if pools.with(|r, _, _| r.mode()) != Mode::Suspended
+        || daemon.shared.roster.clients().iter().any(|other| other.database == CONSOLE)
+    {
+        return;
+    }
+    tracing::info!("admin disappeared when suspended, doing RESUME");
+    pools.with(|r, now, _| r.resume_all(now));
+    pools.nudge();
 }
 
 /// Tells a client why it must go; one that does not read is not waited for.

@@ -268,6 +268,17 @@ def test_suspend_and_resume(start_pooler):
         assert client.reply().rows == [["later"]]
 
 
+def test_suspend_ends_with_the_last_console(start_pooler):
+    pooler = start_pooler()
+    with pooler.wire() as client:
+        client.query("select 1")
+        with pooler.console() as console, pooler.console():
+            console.execute("SUSPEND")
+        pooler.wait_log("admin disappeared when suspended, doing RESUME")
+        assert {row["key"]: row["value"] for row in pooler.admin("SHOW STATE")}["suspended"] == "no"
+        assert client.value("select 1") == "1"
+
+
 def test_kill_drops_clients_and_pauses(start_pooler):
     pooler = start_pooler()
     with pooler.wire() as client:
