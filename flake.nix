@@ -108,11 +108,11 @@
           ./nixos-module/appliance.nix
           ./nixos-module/appliance-node.nix
         ];
-        example-pair-a = node "pooler-a" [
+        example-pair-a = node "pooler1" [
           ./nixos-module/appliance.nix
           ./nixos-module/example-pair.nix
         ];
-        example-pair-b = node "pooler-b" [
+        example-pair-b = node "pooler2" [
           ./nixos-module/appliance.nix
           ./nixos-module/example-pair.nix
         ];

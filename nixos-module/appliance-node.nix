@@ -9,8 +9,11 @@
       pool_mode = "transaction";
     };
     # Written by hand on the first boot; the service tries again until it is there.
-    userlistFile = "/var/lib/pgtandem/userlist.txt";
+    userlistFile = "/var/lib/secrets/userlist.txt";
     databases."*".host = "postgresql.example.org";
   };
   networking.useDHCP = true;
+
+  # Yours, or nobody can log in.
+  users.users.root.openssh.authorizedKeys.keys = [ ];
 }

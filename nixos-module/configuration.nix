@@ -11,6 +11,7 @@ let
 
   # Where systemd puts what LoadCredential= names; the service's own %d.
   credentials = "/run/credentials/pgtandem.service";
+  own = import ./own-ini.nix { inherit lib cfg; };
   secrets = import ./secrets.nix { inherit lib cfg; };
   credentialSettings = section: lib.mapAttrs (name: _: "${credentials}/${name}") secrets.${section};
 
@@ -67,11 +68,7 @@ let
   checkable =
     cfg.checkConfiguration
     && pkgs.stdenv.buildPlatform.system == pkgs.stdenv.hostPlatform.system
-    && (
-      cfg.pgbouncerConfigFile == null
-      || lib.isPath cfg.pgbouncerConfigFile
-      || lib.isStorePath cfg.pgbouncerConfigFile
-    );
+    && (!own.given || own.inStore);
   checked =
     pkgs.runCommand generated.name
       {

@@ -9,7 +9,7 @@ let
       type = types.nullOr types.int;
       inherit default;
       example = 100;
-      description = "Which node becomes active if both could: the higher, from 1 to 255. `null` is 254.";
+      description = "Which node becomes active if both could: the higher, from 1 to 255. Not given is 254. Give it to both nodes, or to neither.";
     };
   identity = {
     virtualRouterId = mkOption {
@@ -106,11 +106,18 @@ in
         write = {
           virtualRouterId = 51;
           addresses = [ "192.0.2.10" ];
+          priority = {
+            pooler1 = 200;
+            pooler2 = 100;
+          };
         };
         read = {
           virtualRouterId = 52;
           addresses = [ "192.0.2.11" ];
-          priority.pooler1 = 100;
+          priority = {
+            pooler1 = 100;
+            pooler2 = 200;
+          };
         };
       };
       description = ''
@@ -129,8 +136,11 @@ in
             priority = mkOption {
               type = types.attrsOf types.int;
               default = { };
-              example.pooler1 = 100;
-              description = "The priority of each node for it, by the node's name, instead of the node's own.";
+              example = {
+                pooler1 = 100;
+                pooler2 = 200;
+              };
+              description = "The priority of each node for it, by the node's name, instead of the node's own. Give both, or neither.";
             };
             settings = mkOption {
               type = types.attrsOf shared.value;

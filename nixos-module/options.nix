@@ -101,10 +101,10 @@ in
       default = null;
       example = "/etc/pgbouncer/pgbouncer.ini";
       description = ''
-        A `pgbouncer.ini` as it is, instead of `settings`, `databases` and `users`. As a path (`./pgbouncer.ini`) it becomes part
-        of the system, is checked when that is built, and must have no password in it. As a text (`"/etc/…"`) it is read where it
-        lies, and `systemctl reload pgtandem` has it read again. The files of secrets that are options here replace those that it
-        names.
+        A `pgbouncer.ini` as it is, instead of `settings`, `databases` and `users`. As a path (`./pgbouncer.ini`) it becomes
+        part of the system, is checked when that is built, and must have no password in it. As a text (`"/etc/…"`) it is read
+        where it lies, by the user of the service, and `systemctl reload pgtandem` has it read again. The files of secrets that
+        are options here replace those that it names.
       '';
     };
 
@@ -167,7 +167,8 @@ in
       default = false;
       description = ''
         Let clients in through the firewall, and with `ha` the other node: VRRP (IP protocol 112) on the interfaces of the floating
-        addresses, and the pair link from its addresses.
+        addresses, and the pair link from its addresses. With `pgbouncerConfigFile` the port is known only if that file is part of
+        the system and includes no other; else say it in `networking.firewall.allowedTCPPorts`.
       '';
     };
 

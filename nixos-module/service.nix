@@ -11,19 +11,16 @@ let
   start = import ./start-only.nix;
   startHa = import ./start-only-ha.nix;
 
-  ownIni = cfg.pgbouncerConfigFile != null;
-  iniInStore =
-    ownIni && (lib.isPath cfg.pgbouncerConfigFile || lib.isStorePath cfg.pgbouncerConfigFile);
+  own = import ./own-ini.nix { inherit lib cfg; };
+  ownIni = own.given;
   file = "pgtandem/pgtandem.${if ownIni then "ini" else "toml"}";
   name = lib.escapeShellArg "/etc/${file}";
 
   # What a running process cannot change, so that a change of it is one of the unit. What is not in the store nobody can
   # compare here; there pgtandem itself says at a reload what takes a restart.
-  iniLines = lib.optionals iniInStore (
-    lib.filter (
-      line: lib.any (setting: lib.match "[[:space:]]*${setting}[[:space:]]*=.*" line != null) start
-    ) (lib.filter lib.isString (lib.split "\n" (lib.readFile cfg.pgbouncerConfigFile)))
-  );
+  iniLines = lib.filter (
+    line: lib.any (setting: lib.match "[[:space:]]*${setting}[[:space:]]*=.*" line != null) start
+  ) own.lines;
   taken = names: attrs: lib.filterAttrs (name: _: lib.elem name names) attrs;
   needsNewProcess = {
     settings = if ownIni then iniLines else taken start cfg.settings;
@@ -126,8 +123,8 @@ in
     # For `pgtandem check` and `pgtandem doctor`.
     environment.systemPackages = [ cfg.package ];
 
-    networking.firewall.allowedTCPPorts = mkIf (cfg.openFirewall && !ownIni) [
-      cfg.settings.listen_port
-    ];
+    networking.firewall.allowedTCPPorts = mkIf cfg.openFirewall (
+      lib.filter (port: port != null) [ (if ownIni then own.listenPort else cfg.settings.listen_port) ]
+    );
   };
 }

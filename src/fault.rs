@@ -48,7 +48,7 @@ pub struct Fault {
     /// The text that the client is shown and that stands behind `closing because:` in the log.
     pub text: Cow<'static, str>,
     /// The field "detail" of the ErrorResponse, not for the log; empty: none.
-    pub detail: &'static str,
+    pub detail: Cow<'static, str>,
     /// May the same request succeed if it is simply sent again?
     pub retryable: bool,
 }
@@ -64,7 +64,7 @@ impl Fault {
             severity: Severity::Fatal,
             sqlstate: Cow::Borrowed(PROTOCOL_VIOLATION),
             text: text.into(),
-            detail: "",
+            detail: Cow::Borrowed(""),
             retryable: false,
         }
     }
@@ -83,8 +83,8 @@ impl Fault {
 
     /// The same fault with more for the client to read.
     #[must_use]
-    pub fn with_detail(mut self, detail: &'static str) -> Self {
-        self.detail = detail;
+    pub fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
+        self.detail = detail.into();
         self
     }
 

@@ -6,15 +6,17 @@
 //! the Unix epoch, durations microseconds, unless a name says otherwise.
 
 mod ha;
+mod why;
 
 use std::ops::{BitOr, BitOrAssign};
 use std::sync::Arc;
 
 pub use ha::{HaLinkState, HaPathRow, HaPeer, HaPicture, HaRouterRow, HaState, HaTransitionRow};
+pub use why::{LimitUsed, SetBy, WhyCause, WhyRow};
 
 /// Which parts of a [`Snapshot`] a reader wants: a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Needs(u16);
+pub struct Needs(u32);
 
 impl Needs {
     /// Nothing but the always present [`Snapshot::version`] and [`Snapshot::activity`].
@@ -51,8 +53,10 @@ impl Needs {
     pub const DESCRIPTORS: Self = Self(1 << 14);
     /// [`Snapshot::ha`].
     pub const HA: Self = Self(1 << 15);
+    /// [`Snapshot::why`].
+    pub const WHY: Self = Self(1 << 16);
     /// Every part.
-    pub const ALL: Self = Self(u16::MAX);
+    pub const ALL: Self = Self(u32::MAX);
 
     /// Are all parts of `part` wanted?
     #[must_use]
@@ -113,6 +117,8 @@ pub struct Snapshot {
     pub descriptors: Vec<DescriptorRow>,
     /// The pair; `None` without a section `[ha]`.
     pub ha: Option<HaPicture>,
+    /// Clients that wait, and what for.
+    pub why: Vec<WhyRow>,
 }
 
 /// What the pooler as a whole is doing.
@@ -210,7 +216,7 @@ pub struct DatabaseRow {
 }
 
 /// One pool: the servers and waiters of one (database, user).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PoolRow {
     /// Database.
     pub database: Arc<str>,
@@ -244,6 +250,29 @@ pub struct PoolRow {
     pub pool_mode: PoolMode,
     /// `None` unless the database's host is a list.
     pub load_balance_hosts: Option<LoadBalanceHosts>,
+}
+
+impl PoolRow {
+    /// Counts what another pool of the same database and user has.
+    pub fn add(&mut self, other: &Self) {
+        let counts = [
+            (&mut self.cl_active, other.cl_active),
+            (&mut self.cl_waiting, other.cl_waiting),
+            (&mut self.cl_active_cancel_req, other.cl_active_cancel_req),
+            (&mut self.cl_waiting_cancel_req, other.cl_waiting_cancel_req),
+            (&mut self.sv_active, other.sv_active),
+            (&mut self.sv_active_cancel, other.sv_active_cancel),
+            (&mut self.sv_being_canceled, other.sv_being_canceled),
+            (&mut self.sv_idle, other.sv_idle),
+            (&mut self.sv_used, other.sv_used),
+            (&mut self.sv_tested, other.sv_tested),
+            (&mut self.sv_login, other.sv_login),
+        ];
+        for (count, more) in counts {
+            *count = count.saturating_add(more);
+        }
+        self.maxwait_us = self.maxwait_us.max(other.maxwait_us);
+    }
 }
 
 /// Whether a connection was made for replication, and for which kind.
@@ -659,6 +688,31 @@ mod tests {
         let some = Needs::CLIENTS | Needs::LOGINS;
         assert!(some.has(Needs::CLIENTS) && some.has(Needs::NONE) && !some.has(Needs::SERVERS));
         assert!(Needs::ALL.has(some) && Needs::ALL.has(Needs::DESCRIPTORS));
+    }
+
+    #[test]
+    fn rows_of_one_database_and_user_add_up() {
+        let row = |n: u32| PoolRow {
+            database: "d".into(),
+            user: "u".into(),
+            cl_active: n,
+            cl_waiting: n,
+            cl_active_cancel_req: n,
+            cl_waiting_cancel_req: n,
+            sv_active: n,
+            sv_active_cancel: n,
+            sv_being_canceled: n,
+            sv_idle: n,
+            sv_used: n,
+            sv_tested: n,
+            sv_login: n,
+            maxwait_us: n.into(),
+            pool_mode: PoolMode::Session,
+            load_balance_hosts: None,
+        };
+        let mut sum = row(2);
+        sum.add(&row(3));
+        assert_eq!(sum, PoolRow { maxwait_us: 3, ..row(5) });
     }
 
     #[test]

@@ -32,7 +32,8 @@ fn version_and_help_go_to_stdout() {
             assert!(help.contains(option), "{option} is missing in {help}");
         }
         assert!(
-            help.contains("check [-q] [--without-files] CONFIG_FILE") && help.contains("convert CONFIG_FILE"),
+            help.contains("check [-q] [--without-files] [--pgbouncer] CONFIG_FILE")
+                && help.contains("convert CONFIG_FILE"),
             "{help}"
         );
         assert!(help.contains("address-helper CONFIG_FILE"), "{help}");
@@ -62,4 +63,20 @@ fn help_into_a_closed_pipe_is_no_crash() {
     drop(reader);
     let status = Command::new(PROGRAM).arg("--help").stdout(writer).stderr(Stdio::null()).status();
     assert_eq!(status.expect("the program starts").code(), Some(0));
+}
+
+#[test]
+fn check_tells_how_each_setting_does_beside_pgbouncers() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("p.ini");
+    let settings = "[pgbouncer]\nauth_type = trust\nmax_client_conn = 7\npkt_buf = 8192\nauth_query = SELECT 1\n";
+    std::fs::write(&file, settings).unwrap();
+    let output = run(&["check", "--without-files", "--pgbouncer", file.to_str().unwrap()]);
+    assert!(output.status.success());
+    let told = text(&output.stdout);
+    let verdict = |name: &str| told.lines().find_map(|line| line.strip_prefix(name)).map(|rest| rest.trim().to_owned());
+    assert_eq!(verdict("max_client_conn").as_deref(), Some("same"));
+    assert!(verdict("auth_query").unwrap().starts_with("better: "));
+    assert!(verdict("pkt_buf").unwrap().starts_with("not needed: "));
+    assert_eq!(verdict("default_pool_size"), None);
 }

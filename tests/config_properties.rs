@@ -55,7 +55,7 @@ fn setting(wild: bool) -> impl Strategy<Value = (String, String)> {
             Kind::Time => seconds().boxed(),
             Kind::Choice(words) => {
                 let words: Vec<_> =
-                    words.iter().filter(|word| !["cert", "hba", "scram-sha-256-plus"].contains(word)).collect();
+                    words.iter().filter(|word| !["cert", "hba", "ldap", "scram-sha-256-plus"].contains(word)).collect();
                 proptest::sample::select(words).prop_map(|word| (*word).to_owned()).boxed()
             }
             Kind::List => "[a-z_]{0,5}(, ?[a-z_]{1,5}){0,3}".boxed(),

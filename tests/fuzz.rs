@@ -144,6 +144,11 @@ fn user_lists() {
 }
 
 #[test]
+fn access_rules() {
+    smoke("hba");
+}
+
+#[test]
 fn console_clients() {
     smoke("console");
 }

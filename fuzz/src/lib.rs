@@ -8,10 +8,13 @@ use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use pgtandem::admin::{ActionResult, Console, Rights, Then};
+use pgtandem::admin::{Action, ActionResult, Console, Rights, Then, sql};
+use pgtandem::auth::hba::{IdentMaps, Knock, Rules};
 use pgtandem::auth::{
     self, Channel, ClientLogin, Credential, Entropy, Evidence, LoginParams, Method, ScramKeys, ScramSecret, Secret,
     SecretKind, ServerLogin, ServerStep, Step, UserList,
@@ -25,6 +28,7 @@ use pgtandem::pair::event::{Event as PairEvent, Params as PairParams};
 use pgtandem::pair::link::{self, Link};
 use pgtandem::pair::message::{self as pair, BootId, Message as PairMessage};
 use pgtandem::pair::picture::Direction;
+use pgtandem::snapshot::Snapshot;
 use pgtandem::tls;
 use pgtandem::vrrp::{self, Advert, ChecksumVariant, Event, Family, Params, Received, Router, packet};
 use pgtandem::wire::{extended, frame, startup};
@@ -34,7 +38,7 @@ use zeroize::Zeroizing;
 pub type Target = fn(&[u8]);
 
 /// All targets by name; the seeds of each are in `fuzz/seeds/NAME/`.
-pub const TARGETS: [(&str, Target); 14] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("frame", frame),
     ("startup", startup),
     ("extended", extended),
@@ -42,6 +46,7 @@ pub const TARGETS: [(&str, Target); 14] = [
     ("config_ini", config_ini),
     ("config_toml", config_toml),
     ("userlist", userlist),
+    ("hba", hba),
     ("console", console),
     ("certificate", certificate),
     ("handover_state", handover_state),
@@ -231,6 +236,28 @@ pub fn userlist(data: &[u8]) {
     let _ = (Secret::parse(data).kind(), list.prevailing_kind());
 }
 
+/// Access rules and, behind a separator, user maps: every finding names a line, and nobody gets in by a line that holds for
+/// somebody else.
+pub fn hba(data: &[u8]) {
+    let parts = messages(data);
+    let (rules, maps) = (parts.first().copied().unwrap_or_default(), parts.get(1).copied().unwrap_or_default());
+    let (maps, odd) = IdentMaps::parse(maps);
+    let lines = data.split(|byte| *byte == b'\n').count();
+    assert!(odd.iter().all(|finding| (1..=lines).contains(&finding.line)));
+    let mut names = |name: &str| if name == "names" { Ok(b"joe, ann".to_vec()) } else { Err("none".to_owned()) };
+    let (rules, findings) = Rules::parse(rules, &maps, &mut names);
+    assert!(rules.len() <= lines && findings.iter().all(|finding| (1..=lines).contains(&finding.line)));
+    for from in [None, Some(IpAddr::from([10, 0, 0, 1])), Some(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]))] {
+        let knock = Knock { from, tls: false, replication: false, database: "db", user: "joe" };
+        let found = rules.find(&knock);
+        assert!(found.is_none() || !rules.is_empty());
+        if let Some(map) = found.and_then(|rule| rule.map.as_ref()) {
+            let _ = map.admits("joe", Some("os"), &|system| system == "os");
+            assert!(!map.admits("joe", None, &|_| false));
+        }
+    }
+}
+
 /// Frames of a console client: every answer is made of whole messages, and each simple query is answered to its end.
 pub fn console(data: &[u8]) {
     let mut console = Console::new(Rights::Admin, TimeZone::UTC);
@@ -241,10 +268,14 @@ pub fn console(data: &[u8]) {
         let mut turn = console.on_frame(head.tag, &message[frame::HEAD_LEN..]);
         let mut answer = turn.reply.to_vec();
         let mut acted = 0;
-        while let Then::Act(_) = turn.then {
+        while let Then::Act(action) = turn.then {
             acted += 1;
-            let picture = ActionResult::Snapshot(Box::default());
-            turn = console.finish(if acted % 2 == 1 { picture } else { ActionResult::Done });
+            let result = match action {
+                Action::Sql(job) => query(&job),
+                _ if acted % 2 == 1 => ActionResult::Snapshot(Box::default()),
+                _ => ActionResult::Done,
+            };
+            turn = console.finish(result);
             answer.extend_from_slice(&turn.reply);
             assert!(acted < 1000, "a frame that never ends");
         }
@@ -253,6 +284,18 @@ pub fn console(data: &[u8]) {
             return;
         }
     }
+}
+
+/// SQL of a console client, for a short while.
+fn query(job: &sql::Job) -> ActionResult {
+    let looks = AtomicU32::new(0);
+    let mut world = sql::World {
+        zone: &TimeZone::UTC,
+        now_us: 0,
+        picture: &mut |_| Snapshot::default(),
+        stop: Arc::new(move || looks.fetch_add(1, Ordering::Relaxed) > 1000),
+    };
+    sql::run(job, &mut world).map_or_else(ActionResult::Failed, ActionResult::Sql)
 }
 
 fn whole_messages(mut answer: &[u8]) {

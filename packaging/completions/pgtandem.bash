@@ -79,7 +79,7 @@ _pgtandem() {
             return 0
             ;;
         pgtandem__subcmd__check)
-            opts="-q -h --quiet --without-files --help"
+            opts="-q -h --quiet --without-files --pgbouncer --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

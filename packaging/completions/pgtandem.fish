@@ -37,6 +37,7 @@ complete -c pgtandem -n "__fish_pgtandem_needs_command" -a "address-helper" -d '
 complete -c pgtandem -n "__fish_pgtandem_needs_command" -a "doctor" -d 'look at all that serving a configuration needs'
 complete -c pgtandem -n "__fish_pgtandem_using_subcommand check" -s q -l quiet
 complete -c pgtandem -n "__fish_pgtandem_using_subcommand check" -l without-files
+complete -c pgtandem -n "__fish_pgtandem_using_subcommand check" -l pgbouncer
 complete -c pgtandem -n "__fish_pgtandem_using_subcommand check" -s h -l help -d 'Print help'
 complete -c pgtandem -n "__fish_pgtandem_using_subcommand convert" -s h -l help -d 'Print help'
 complete -c pgtandem -n "__fish_pgtandem_using_subcommand address-helper" -s u -l user -r -f -a "(__fish_complete_users)"

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use super::access::Rights;
 use super::grammar::{self, Command};
+use super::reply::Formats;
 use super::show::{Item, NO_PAIR};
+use super::sql;
 use crate::fault::{Culprit, Fault};
 use crate::snapshot::{Activity, Needs, Snapshot};
 
@@ -29,6 +31,8 @@ pub enum Action {
         /// The parts of the picture that it is made from.
         needs: Needs,
     },
+    /// Run SQL over the tables: [`sql::run`], on a thread of its own.
+    Sql(Box<sql::Job>),
     /// Change one setting until the next RELOAD.
     Set {
         /// The setting's name, as typed.
@@ -75,6 +79,8 @@ pub enum ActionResult {
     DoneWithNotice(Cow<'static, str>),
     /// The picture that [`Action::Show`] asked for.
     Snapshot(Box<Snapshot>),
+    /// What came of [`Action::Sql`].
+    Sql(sql::Answer),
     /// It was not done, for one of the usual reasons.
     Refused(Refusal),
     /// A cancel request has ended it. (PgBouncer then resumes the pooler and leaves the client without an answer.)
@@ -151,6 +157,7 @@ impl Action {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Show { .. } => "SHOW",
+            Self::Sql(_) => "SELECT",
             Self::Set { .. } => "SET",
             Self::Reload => "RELOAD",
             Self::Pause(_) => "PAUSE",
@@ -183,7 +190,7 @@ impl Action {
     #[must_use]
     pub fn log_text(&self) -> Option<String> {
         match self {
-            Self::Show { .. } | Self::Set { .. } | Self::KillClient(_) => None,
+            Self::Show { .. } | Self::Sql(_) | Self::Set { .. } | Self::KillClient(_) => None,
             Self::Shutdown(ShutdownMode::WaitForServers) => Some("SHUTDOWN WAIT_FOR_SERVERS command issued".to_owned()),
             Self::Shutdown(ShutdownMode::WaitForClients) => Some("SHUTDOWN WAIT_FOR_CLIENTS command issued".to_owned()),
             Self::Switchover(Some(router)) => Some(format!("SWITCHOVER '{router}' command issued")),
@@ -356,12 +363,19 @@ impl Action {
     /// # Errors
     /// `admin access needed`; then what is wrong with the argument.
     pub(super) fn admit(command: Command, rights: Rights) -> Result<Self, Fault> {
-        if !matches!(&command, Command::Show(item) if *item != Item::Fds) {
-            rights.require_admin()?;
+        match &command {
+            Command::Show(item) if *item != Item::Fds => {}
+            // Which tables it reads, only the engine can tell.
+            Command::Sql(_) => {}
+            _ => rights.require_admin()?,
         }
         let named = |db: Option<String>| db.ok_or_else(|| Fault::error(Culprit::Client, "a database is required"));
         Ok(match command {
             Command::Show(item) => Self::Show { item, needs: item.needs() },
+            Command::Sql(text) => {
+                let ask = sql::Ask::Run { params: Vec::new(), types: None, formats: Formats::TEXT };
+                Self::Sql(Box::new(sql::Job { text: text.into(), rights, ask }))
+            }
             Command::Set { key, value } => Self::Set { key, value },
             Command::Reload => Self::Reload,
             Command::Pause(db) => Self::Pause(db),

@@ -1,6 +1,7 @@
 //! The protocol machine of one console client.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use jiff::tz::TimeZone;
@@ -9,10 +10,11 @@ use pgwire::messages::response::EmptyQueryResponse;
 
 use super::access::Rights;
 use super::action::{Action, ActionResult, ShutdownMode};
-use super::extended::{Extended, Portal};
+use super::extended::{Extended, Portal, Statement, Wish};
 use super::grammar::{Command, MAX_QUERY_BYTES, TransactionWord};
 use super::reply::{self, Formats};
 use super::show::{self, Column, Item, Type};
+use super::sql::{Answer, Ask, Job};
 use crate::fault::{Culprit, Fault, Severity};
 use crate::snapshot::Snapshot;
 
@@ -66,18 +68,28 @@ struct Pending {
     run: Run,
 }
 
-/// How a command is run: by a simple query, or by Execute of a portal.
+/// How a command is run: by a simple query, or by Execute of a portal. For SQL also what comes before.
 #[derive(Debug)]
 enum Run {
     Simple,
-    Portal { name: Box<[u8]>, formats: Formats, max_rows: usize },
+    Portal {
+        name: Box<[u8]>,
+        formats: Formats,
+        max_rows: usize,
+    },
+    /// Parse of this statement.
+    Prepare(Box<[u8]>),
+    /// Describe of this statement.
+    DescribeStatement(Box<[u8]>),
+    /// Describe of this portal.
+    DescribePortal(Box<[u8]>),
 }
 
 impl Run {
     fn formats(&self) -> &Formats {
         match self {
-            Self::Simple => &Formats::TEXT,
             Self::Portal { formats, .. } => formats,
+            _ => &Formats::TEXT,
         }
     }
 }
@@ -138,7 +150,10 @@ impl Console {
             }
             b'H' => Ok(Next::Flush),
             b'E' => self.execute(body, &mut ran_query),
-            b'P' | b'B' | b'D' | b'C' => self.extended.on_frame(tag, body, &mut self.out).map(|()| Next::Read),
+            b'P' | b'B' | b'D' | b'C' => {
+                let wish = self.extended.on_frame(tag, body, &mut self.out);
+                wish.map(|wish| wish.map_or(Next::Read, |wish| self.grant(wish)))
+            }
             other => return self.unsupported(other),
         };
         match next {
@@ -171,6 +186,7 @@ impl Console {
                 self.done(&action)
             }
             ActionResult::Snapshot(snapshot) => self.show(&action, &run, &snapshot),
+            ActionResult::Sql(answer) => self.sql(&action, &run, answer),
             ActionResult::Refused(refusal) => Err(action.refuse(refusal)),
             ActionResult::Cancelled => Err(cancelled()),
             ActionResult::Failed(fault) => Err(fault),
@@ -187,11 +203,11 @@ impl Console {
                 }
                 reply::ready(&mut self.out);
             }
-            (Run::Portal { .. }, Ok(())) if self.out.len() < FLUSH_BYTES => {
+            (_, Ok(())) if self.out.len() < FLUSH_BYTES => {
                 return Turn { reply: BytesMut::new(), errors: Vec::new(), ran_query: false, then: Then::Read };
             }
-            (Run::Portal { .. }, Ok(())) => {}
-            (Run::Portal { .. }, Err(fault)) => self.extended_error(fault),
+            (_, Ok(())) => {}
+            (_, Err(fault)) => self.extended_error(fault),
         }
         self.turn(false, Then::Read)
     }
@@ -244,22 +260,51 @@ impl Console {
 
     fn execute(&mut self, body: &[u8], ran_query: &mut bool) -> Result<Next, Fault> {
         let (name, max_rows) = Extended::execute_fields(body)?;
-        if let Some(more) = self.extended.resume(name, max_rows, &mut self.out) {
-            if more {
-                reply::put(&mut self.out, &PortalSuspended::new());
-            } else {
-                reply::complete(&mut self.out, "SHOW");
+        if let Some(sent) = self.extended.resume(name, max_rows, &mut self.out) {
+            *ran_query = sent.first;
+            match (sent.more, sent.sql) {
+                (true, _) => reply::put(&mut self.out, &PortalSuspended::new()),
+                (false, true) => reply::complete(&mut self.out, &format!("SELECT {}", sent.rows)),
+                (false, false) => reply::complete(&mut self.out, "SHOW"),
             }
             return Ok(Next::Read);
         }
-        let Portal { command, formats, .. } = self.extended.portal(name)?.clone();
-        let Some(command) = command else {
-            reply::put(&mut self.out, &EmptyQueryResponse::new());
-            return Ok(Next::Read);
+        let Portal { statement, params, types, formats, .. } = self.extended.portal(name)?.clone();
+        let run = Run::Portal { name: name.into(), formats: formats.clone(), max_rows };
+        let command = match statement {
+            Statement::Empty => {
+                reply::put(&mut self.out, &EmptyQueryResponse::new());
+                return Ok(Next::Read);
+            }
+            Statement::Command(command) => command,
+            Statement::Sql(prepared) => {
+                *ran_query = true;
+                let types = types.or_else(|| prepared.types().map(<[Type]>::to_vec));
+                return Ok(self.ask(prepared.text.clone(), Ask::Run { params, types, formats }, run));
+            }
         };
         *ran_query = true;
-        let started = self.start(command, Run::Portal { name: name.into(), formats, max_rows })?;
+        let started = self.start(command, run)?;
         Ok(started.map_or(Next::Read, Next::Act))
+    }
+
+    /// Has the engine do what a frame about SQL needs of it.
+    fn grant(&mut self, wish: Wish) -> Next {
+        match wish {
+            Wish::Prepare { statement, text, given } => self.ask(text, Ask::Parse(given), Run::Prepare(statement)),
+            Wish::DescribeStatement { statement, text, params } => {
+                self.ask(text, Ask::Describe(params), Run::DescribeStatement(statement))
+            }
+            Wish::DescribePortal { portal, text, params, formats } => {
+                self.ask(text, Ask::Run { params, types: None, formats }, Run::DescribePortal(portal))
+            }
+        }
+    }
+
+    fn ask(&mut self, text: Arc<str>, ask: Ask, run: Run) -> Next {
+        let action = Action::Sql(Box::new(Job { text, rights: self.rights, ask }));
+        self.pending = Some(Pending { action: action.clone(), run });
+        Next::Act(action)
     }
 
     /// Answers what needs nobody else (all but ReadyForQuery), or gives the action to do.
@@ -308,23 +353,51 @@ impl Console {
     }
 
     fn done(&mut self, action: &Action) -> Result<(), Fault> {
-        if matches!(action, Action::Show { .. }) {
+        if matches!(action, Action::Show { .. } | Action::Sql(_)) {
             return Err(Fault::error(Culprit::Us, "SHOW was given nothing to show").with_sqlstate("XX000"));
         }
         reply::complete(&mut self.out, &action.tag());
         Ok(())
     }
 
+    /// What the engine says of SQL.
+    fn sql(&mut self, action: &Action, run: &Run, answer: Answer) -> Result<(), Fault> {
+        match (run, action, answer) {
+            (Run::Prepare(name), Action::Sql(job), Answer::Parsed { params, columns }) => {
+                self.extended.prepared(name, &job.text, params, columns, &mut self.out);
+                Ok(())
+            }
+            (Run::DescribeStatement(name), _, Answer::Described(columns)) => {
+                self.extended.described(name, &columns, &mut self.out)
+            }
+            (Run::DescribePortal(name), _, Answer::Rows { columns, data, .. }) => {
+                self.extended.ran(name, &columns, data, &mut self.out)
+            }
+            (Run::Simple, _, Answer::Rows { columns, count, data }) => {
+                reply::row_description(&mut self.out, &columns, &Formats::TEXT);
+                self.out.unsplit(data);
+                reply::complete(&mut self.out, &format!("SELECT {count}"));
+                Ok(())
+            }
+            (Run::Portal { max_rows, .. }, _, Answer::Rows { count, data, .. }) if *max_rows >= count => {
+                self.out.unsplit(data);
+                reply::complete(&mut self.out, &format!("SELECT {count}"));
+                Ok(())
+            }
+            (Run::Portal { name, max_rows, .. }, _, Answer::Rows { data, .. }) => {
+                self.extended.suspend(name, data, true);
+                self.extended.resume(name, *max_rows, &mut self.out);
+                reply::put(&mut self.out, &PortalSuspended::new());
+                Ok(())
+            }
+            _ => Err(Fault::error(Culprit::Us, "the answer to another question").with_sqlstate("XX000")),
+        }
+    }
+
     fn show(&mut self, action: &Action, run: &Run, snapshot: &Snapshot) -> Result<(), Fault> {
         let Action::Show { item, .. } = action else { return self.done(action) };
         let show::Table { columns, mut rows } = show::table(*item, snapshot, &self.zone);
         match run {
-            Run::Simple => {
-                reply::row_description(&mut self.out, columns, &Formats::TEXT);
-                for row in rows {
-                    reply::data_row(&mut self.out, columns, &Formats::TEXT, &row)?;
-                }
-            }
             Run::Portal { name, formats, max_rows } => {
                 for row in rows.by_ref().take(*max_rows) {
                     reply::data_row(&mut self.out, columns, formats, &row)?;
@@ -334,9 +407,15 @@ impl Console {
                     reply::data_row(&mut rest, columns, formats, &row)?;
                 }
                 if !rest.is_empty() {
-                    self.extended.suspend(name, rest);
+                    self.extended.suspend(name, rest, false);
                     reply::put(&mut self.out, &PortalSuspended::new());
                     return Ok(());
+                }
+            }
+            _ => {
+                reply::row_description(&mut self.out, columns, &Formats::TEXT);
+                for row in rows {
+                    reply::data_row(&mut self.out, columns, &Formats::TEXT, &row)?;
                 }
             }
         }
@@ -361,7 +440,7 @@ pub(super) fn parse(query: &[u8]) -> Result<Command, Fault> {
 pub(super) fn columns(command: &Command) -> Cow<'static, [Column]> {
     match command {
         Command::Show(item) => Cow::Borrowed(item.columns()),
-        Command::ShowFake(param) => Cow::Owned(vec![Column { name: param.name, ty: Type::Text }]),
+        Command::ShowFake(param) => Cow::Owned(vec![Column { name: Cow::Borrowed(param.name), ty: Type::Text }]),
         _ => Cow::Borrowed(&[]),
     }
 }

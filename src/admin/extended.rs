@@ -2,6 +2,7 @@
 //! client. Not in PgBouncer's console.
 
 use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Buf, BytesMut};
 use pgwire::messages::data::{NoData, ParameterDescription};
@@ -10,7 +11,9 @@ use pgwire::messages::extendedquery::{BindComplete, CloseComplete, ParseComplete
 use super::console::{columns, parse};
 use super::grammar::Command;
 use super::reply::{self, Format, Formats};
-use crate::fault::{Culprit, Fault};
+use super::show::{Column, Type};
+use super::sql::{self, Encoding, Value, error};
+use crate::fault::Fault;
 
 /// Prepared statements that one client may have at a time. Drivers cache about a hundred.
 const MAX_STATEMENTS: usize = 512;
@@ -22,47 +25,104 @@ const MAX_NAME_BYTES: usize = 255;
 /// Prepared statements and portals.
 #[derive(Debug, Default)]
 pub(super) struct Extended {
-    /// `None` is the empty statement.
-    statements: HashMap<Box<[u8]>, Option<Command>>,
+    statements: HashMap<Box<[u8]>, Statement>,
     portals: HashMap<Box<[u8]>, Portal>,
     suspended: Option<Suspended>,
+}
+
+/// A prepared statement.
+#[derive(Clone, Debug)]
+pub(super) enum Statement {
+    Empty,
+    Command(Command),
+    Sql(Arc<Prepared>),
+}
+
+/// A statement in SQL that the engine has found to be right.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) text: Arc<str>,
+    /// Types of its parameters.
+    params: Vec<u32>,
+    /// Names of its columns.
+    names: Vec<String>,
+    /// What a Describe has told of its columns; then they are so.
+    described: OnceLock<Vec<Type>>,
+}
+
+impl Prepared {
+    /// The types of its columns, if a Describe has told them.
+    pub(super) fn types(&self) -> Option<&[Type]> {
+        self.described.get().map(Vec::as_slice)
+    }
+
+    fn columns(&self) -> Option<Vec<Column>> {
+        let types = self.types()?.iter();
+        Some(self.names.iter().zip(types).map(|(name, ty)| Column { name: name.clone().into(), ty: *ty }).collect())
+    }
+}
+
+/// What a frame needs of the SQL engine before it can be answered.
+#[derive(Debug)]
+pub(super) enum Wish {
+    Prepare { statement: Box<[u8]>, text: Arc<str>, given: Vec<u32> },
+    DescribeStatement { statement: Box<[u8]>, text: Arc<str>, params: Vec<u32> },
+    DescribePortal { portal: Box<[u8]>, text: Arc<str>, params: Vec<Value>, formats: Formats },
 }
 
 /// A statement ready to run.
 #[derive(Clone, Debug)]
 pub(super) struct Portal {
-    /// `None` is the empty statement.
-    pub(super) command: Option<Command>,
+    pub(super) statement: Statement,
+    /// Of SQL.
+    pub(super) params: Vec<Value>,
+    /// What a Describe of this portal has told of the columns of SQL.
+    pub(super) types: Option<Vec<Type>>,
     pub(super) formats: Formats,
     /// A Sync has passed since its Bind.
     old: bool,
 }
 
-/// The rows that a row limit has kept back. One portal at a time: they may be large.
+/// The rows that a row limit has kept back, or a Describe has found already. One portal at a time: they may be large.
 #[derive(Debug)]
 struct Suspended {
     portal: Box<[u8]>,
     /// Whole DataRow messages.
     rows: BytesMut,
+    sql: bool,
+    /// No Execute has asked for any of them yet.
+    fresh: bool,
+}
+
+/// What an Execute got of the rows that were kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    pub(super) rows: u64,
+    pub(super) more: bool,
+    pub(super) sql: bool,
+    /// It was the first Execute of them.
+    pub(super) first: bool,
 }
 
 impl Extended {
     /// Parse, Bind, Describe and Close. The answer goes to `out`.
-    pub(super) fn on_frame(&mut self, tag: u8, body: &[u8], out: &mut BytesMut) -> Result<(), Fault> {
+    pub(super) fn on_frame(&mut self, tag: u8, body: &[u8], out: &mut BytesMut) -> Result<Option<Wish>, Fault> {
         let mut body = Body(body);
         match tag {
-            b'P' => self.parse(&mut body, out),
-            b'B' => self.bind(&mut body, out),
-            b'D' => self.describe(&mut body, out),
-            _ => self.close(&mut body, out),
+            b'P' => return self.parse(&mut body, out),
+            b'B' => self.bind(&mut body, out)?,
+            b'D' => return self.describe(&mut body, out),
+            _ => self.close(&mut body, out)?,
         }
+        Ok(None)
     }
 
-    fn parse(&mut self, body: &mut Body<'_>, out: &mut BytesMut) -> Result<(), Fault> {
+    fn parse(&mut self, body: &mut Body<'_>, out: &mut BytesMut) -> Result<Option<Wish>, Fault> {
         let name = body.name()?;
         let query = body.cstr()?;
-        if body.u16()? > 0 {
-            return Err(error("0A000", "commands of the admin console take no parameters"));
+        let mut given = Vec::new();
+        for _ in 0..body.u16()? {
+            given.push(body.u32()?);
         }
         let known = self.statements.contains_key(name);
         if known && !name.is_empty() {
@@ -73,26 +133,51 @@ impl Extended {
             return Err(error("53400", text));
         }
         let empty = query.iter().all(|b| b.is_ascii_whitespace() || *b == b';');
-        let command = if empty { None } else { Some(parse(query)?) };
-        self.statements.insert(name.into(), command);
+        let statement = match if empty { None } else { Some(parse(query)?) } {
+            Some(Command::Sql(text)) => {
+                return Ok(Some(Wish::Prepare { statement: name.into(), text: text.into(), given }));
+            }
+            _ if !given.is_empty() => {
+                return Err(error("0A000", "commands of the admin console take no parameters"));
+            }
+            Some(command) => Statement::Command(command),
+            None => Statement::Empty,
+        };
+        self.statements.insert(name.into(), statement);
         reply::put(out, &ParseComplete::new());
-        Ok(())
+        Ok(None)
+    }
+
+    /// The engine has found this statement to be right.
+    pub(super) fn prepared(
+        &mut self,
+        name: &[u8],
+        text: &Arc<str>,
+        params: Vec<u32>,
+        names: Vec<String>,
+        out: &mut BytesMut,
+    ) {
+        let prepared = Prepared { text: Arc::clone(text), params, names, described: OnceLock::new() };
+        self.statements.insert(name.into(), Statement::Sql(Arc::new(prepared)));
+        reply::put(out, &ParseComplete::new());
     }
 
     fn bind(&mut self, body: &mut Body<'_>, out: &mut BytesMut) -> Result<(), Fault> {
         let portal = body.name()?;
         let statement = body.name()?;
-        let command = self.statement(statement)?.clone();
-        for _ in 0..body.u16()? {
-            body.u16()?;
-        }
-        let parameters = body.u16()?;
-        if parameters > 0 {
-            let text =
-                format!("bind message supplies {parameters} parameters, but commands of the admin console take none");
-            return Err(error("08P01", text));
-        }
-        let formats = body.formats(command.as_ref().map_or(0, |command| columns(command).len()))?;
+        let statement = self.statement(statement)?.clone();
+        let encodings = body.encodings()?;
+        let types: &[u32] = match &statement {
+            Statement::Sql(prepared) => &prepared.params,
+            _ => &[],
+        };
+        let params = body.params(types, &encodings)?;
+        let columns = match &statement {
+            Statement::Empty => 0,
+            Statement::Command(command) => columns(command).len(),
+            Statement::Sql(prepared) => prepared.names.len(),
+        };
+        let formats = body.formats(columns)?;
         if self.portals.get(portal).is_some_and(|known| !known.old && !portal.is_empty()) {
             return Err(error("42P03", format!("portal {} already exists", quoted(portal))));
         }
@@ -104,30 +189,76 @@ impl Extended {
             return Err(error("53400", text));
         }
         self.drop_rows(portal);
-        self.portals.insert(portal.into(), Portal { command, formats, old: false });
+        self.portals.insert(portal.into(), Portal { statement, params, types: None, formats, old: false });
         reply::put(out, &BindComplete::new());
         Ok(())
     }
 
-    fn describe(&self, body: &mut Body<'_>, out: &mut BytesMut) -> Result<(), Fault> {
-        let (command, formats) = match (body.u8()?, body.name()?) {
+    fn describe(&self, body: &mut Body<'_>, out: &mut BytesMut) -> Result<Option<Wish>, Fault> {
+        let text = Formats::TEXT;
+        let (statement, formats) = match (body.u8()?, body.name()?) {
             (b'S', name) => {
-                let command = self.statement(name)?;
-                reply::put(out, &ParameterDescription::new(Vec::new()));
-                (command, &Formats::TEXT)
+                let statement = self.statement(name)?;
+                if let Statement::Sql(prepared) = statement
+                    && prepared.types().is_none()
+                {
+                    let (text, params) = (Arc::clone(&prepared.text), prepared.params.clone());
+                    return Ok(Some(Wish::DescribeStatement { statement: name.into(), text, params }));
+                }
+                reply::put(out, &ParameterDescription::new(parameters(statement)));
+                (statement, &text)
             }
             (b'P', name) => {
                 let portal = self.portal(name)?;
-                (&portal.command, &portal.formats)
+                if let Statement::Sql(prepared) = &portal.statement
+                    && prepared.types().is_none()
+                {
+                    let (text, params) = (Arc::clone(&prepared.text), portal.params.clone());
+                    let formats = portal.formats.clone();
+                    return Ok(Some(Wish::DescribePortal { portal: name.into(), text, params, formats }));
+                }
+                (&portal.statement, &portal.formats)
             }
             _ => return Err(malformed()),
         };
-        let columns = command.as_ref().map(columns).unwrap_or_default();
+        let columns = match statement {
+            Statement::Empty => Vec::new(),
+            Statement::Command(command) => columns(command).into_owned(),
+            Statement::Sql(prepared) => prepared.columns().unwrap_or_default(),
+        };
         if columns.is_empty() {
             reply::put(out, &NoData::new());
         } else {
             reply::row_description(out, &columns, formats);
         }
+        Ok(None)
+    }
+
+    /// The engine has told the columns of this statement.
+    pub(super) fn described(&self, name: &[u8], columns: &[Column], out: &mut BytesMut) -> Result<(), Fault> {
+        let statement = self.statement(name)?;
+        if let Statement::Sql(prepared) = statement {
+            // Whoever came first is right.
+            let _ = prepared.described.set(columns.iter().map(|column| column.ty).collect());
+        }
+        reply::put(out, &ParameterDescription::new(parameters(statement)));
+        reply::row_description(out, columns, &Formats::TEXT);
+        Ok(())
+    }
+
+    /// The engine has run this portal since its columns were asked for: the rows are kept for Execute.
+    pub(super) fn ran(
+        &mut self,
+        name: &[u8],
+        columns: &[Column],
+        rows: BytesMut,
+        out: &mut BytesMut,
+    ) -> Result<(), Fault> {
+        reply::row_description(out, columns, &self.portal(name)?.formats);
+        if let Some(portal) = self.portals.get_mut(name) {
+            portal.types = Some(columns.iter().map(|column| column.ty).collect());
+        }
+        self.suspended = Some(Suspended { portal: name.into(), rows, sql: true, fresh: true });
         Ok(())
     }
 
@@ -146,7 +277,7 @@ impl Extended {
         Ok(())
     }
 
-    fn statement(&self, name: &[u8]) -> Result<&Option<Command>, Fault> {
+    fn statement(&self, name: &[u8]) -> Result<&Statement, Fault> {
         self.statements.get(name).ok_or_else(|| match name {
             b"" => error("26000", "unnamed prepared statement does not exist"),
             name => error("26000", format!("prepared statement {} does not exist", quoted(name))),
@@ -169,25 +300,28 @@ impl Extended {
     }
 
     /// Keeps what a row limit has cut off.
-    pub(super) fn suspend(&mut self, portal: &[u8], rows: BytesMut) {
-        self.suspended = Some(Suspended { portal: portal.into(), rows });
+    pub(super) fn suspend(&mut self, portal: &[u8], rows: BytesMut, sql: bool) {
+        self.suspended = Some(Suspended { portal: portal.into(), rows, sql, fresh: false });
     }
 
-    /// Sends up to `max_rows` of the rows kept back for this portal. Are there more? `None` if nothing was kept back.
-    pub(super) fn resume(&mut self, portal: &[u8], max_rows: usize, out: &mut BytesMut) -> Option<bool> {
+    /// Sends up to `max_rows` of the rows kept back for this portal. `None` if nothing was kept back.
+    pub(super) fn resume(&mut self, portal: &[u8], max_rows: usize, out: &mut BytesMut) -> Option<Sent> {
         let kept = self.suspended.as_mut().filter(|kept| &*kept.portal == portal)?;
+        let mut rows = 0;
         for _ in 0..max_rows {
             let Some(len) = kept.rows.get(1..5).and_then(|len| len.try_into().ok()).map(u32::from_be_bytes) else {
                 break;
             };
             let end = usize::try_from(len).map_or(usize::MAX, |len| len.saturating_add(1)).min(kept.rows.len());
             out.extend_from_slice(&kept.rows.split_to(end));
+            rows += 1;
         }
-        let more = !kept.rows.is_empty();
-        if !more {
+        let first = std::mem::take(&mut kept.fresh);
+        let sent = Sent { rows, more: !kept.rows.is_empty(), sql: kept.sql, first };
+        if !sent.more {
             self.suspended = None;
         }
-        Some(more)
+        Some(sent)
     }
 
     fn drop_rows(&mut self, portal: &[u8]) {
@@ -254,8 +388,57 @@ impl<'a> Body<'a> {
         self.0.try_get_u16().map_err(|_| malformed())
     }
 
+    fn u32(&mut self) -> Result<u32, Fault> {
+        self.0.try_get_u32().map_err(|_| malformed())
+    }
+
     fn i32(&mut self) -> Result<i32, Fault> {
         self.0.try_get_i32().map_err(|_| malformed())
+    }
+
+    /// The parameter formats of Bind.
+    fn encodings(&mut self) -> Result<Vec<Encoding>, Fault> {
+        let mut encodings = Vec::new();
+        for _ in 0..self.u16()? {
+            encodings.push(match self.u16()? {
+                0 => Encoding::Text,
+                1 => Encoding::Binary,
+                other => return Err(unsupported_format(other)),
+            });
+        }
+        Ok(encodings)
+    }
+
+    /// The parameter values of Bind: as many as there are types.
+    fn params(&mut self, types: &[u32], encodings: &[Encoding]) -> Result<Vec<Value>, Fault> {
+        let count = usize::from(self.u16()?);
+        if count != types.len() {
+            let text = match types.len() {
+                0 => format!("bind message supplies {count} parameters, but commands of the admin console take none"),
+                some => format!("bind message supplies {count} parameters, but the query has {some}"),
+            };
+            return Err(error("08P01", text));
+        }
+        if encodings.len() > 1 && encodings.len() != count {
+            let text = format!("bind message has {} parameter formats but {count} parameters", encodings.len());
+            return Err(error("08P01", text));
+        }
+        let mut params = Vec::new();
+        for (at, ty) in types.iter().enumerate() {
+            let Ok(len) = usize::try_from(self.i32()?) else {
+                params.push(Value::Null);
+                continue;
+            };
+            let (raw, rest) = self.0.split_at_checked(len).ok_or_else(malformed)?;
+            self.0 = rest;
+            let encoding = match encodings {
+                [] => Encoding::Text,
+                [one] => *one,
+                each => each.get(at).copied().unwrap_or(Encoding::Text),
+            };
+            params.push(sql::decode(raw, *ty, encoding)?);
+        }
+        Ok(params)
     }
 
     /// The result formats of Bind: none (text), one for all, or one for each column.
@@ -270,7 +453,7 @@ impl<'a> Body<'a> {
             formats.push(match self.u16()? {
                 0 => Format::Text,
                 1 => Format::Binary,
-                other => return Err(error("08P01", format!("unsupported format code: {other}"))),
+                other => return Err(unsupported_format(other)),
             });
         }
         Ok(match formats.as_slice() {
@@ -281,8 +464,16 @@ impl<'a> Body<'a> {
     }
 }
 
-fn error(sqlstate: &'static str, text: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
-    Fault::error(Culprit::Client, text).with_sqlstate(sqlstate)
+fn unsupported_format(code: u16) -> Fault {
+    error("08P01", format!("unsupported format code: {code}"))
+}
+
+/// Types of the parameters of a statement.
+fn parameters(statement: &Statement) -> Vec<u32> {
+    match statement {
+        Statement::Sql(prepared) => prepared.params.clone(),
+        _ => Vec::new(),
+    }
 }
 
 fn malformed() -> Fault {

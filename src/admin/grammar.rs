@@ -77,6 +77,8 @@ pub enum Command {
     Deallocate(Option<String>),
     /// `DISCARD ALL`.
     DiscardAll,
+    /// SQL over the SHOW tables.
+    Sql(String),
     /// What asyncpg's pool sends when a connection comes back, whole or in parts: nothing happens.
     ResetSession,
 }
@@ -144,7 +146,8 @@ impl Command {
             Some(command) => Some(command),
             None => of_the_pair(query)?,
         };
-        known.or_else(|| addition(query)).or_else(|| session_reset(query)).ok_or_else(|| syntax_error(query))
+        let known = known.or_else(|| addition(query)).or_else(|| session_reset(query));
+        known.or_else(|| sql(query)).ok_or_else(|| syntax_error(query))
     }
 }
 
@@ -407,6 +410,33 @@ fn session_reset(query: &[u8]) -> Option<Command> {
     text.split(';').all(|part| SESSION_RESETS.contains(&part.trim())).then_some(Command::ResetSession)
 }
 
+/// What begins as a query in SQL does, and is none of PgBouncer's shapes: `SELECT 1` stays the error that it is there, and
+/// `SELECT pools` is its SHOW POOLS. Whether it is right, and reads only, the engine says.
+fn sql(query: &[u8]) -> Option<Command> {
+    let text = std::str::from_utf8(query).ok()?;
+    if words_shape(query).is_some() {
+        return None;
+    }
+    let start = behind_comments(text);
+    let word: String = start.chars().take_while(char::is_ascii_alphabetic).take(MAX_COMMAND_BYTES).collect();
+    let begins = ["select", "with", "values"].iter().any(|known| known.eq_ignore_ascii_case(&word));
+    begins.then(|| Command::Sql(start.to_owned()))
+}
+
+/// The text without the white space and comments before its first word: some tools put their name there.
+fn behind_comments(text: &str) -> &str {
+    let mut rest = text.trim_start();
+    loop {
+        let behind = match rest {
+            line if line.starts_with("--") => line.split_once('\n').map(|(_, behind)| behind),
+            block if block.starts_with("/*") => block.split_once("*/").map(|(_, behind)| behind),
+            _ => return rest,
+        };
+        let Some(behind) = behind else { return "" };
+        rest = behind.trim_start();
+    }
+}
+
 /// The words of a statement that has nothing else in it but commas after words.
 fn all_words(query: &[u8]) -> Option<Vec<&[u8]>> {
     let mut scan = Scan(query);
@@ -441,7 +471,7 @@ fn bad_arguments() -> Fault {
 }
 
 /// Cut like PgBouncer's, for a query may be long.
-fn syntax_error(query: &[u8]) -> Fault {
+pub(super) fn syntax_error(query: &[u8]) -> Fault {
     let mut text = format!("invalid command '{}', use SHOW HELP;", String::from_utf8_lossy(query));
     let end = (0..=MAX_ERROR_BYTES).rev().find(|at| text.is_char_boundary(*at));
     text.truncate(end.unwrap_or(0));

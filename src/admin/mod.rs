@@ -14,7 +14,8 @@
 //! where PgBouncer has an error (or hangs up), so that ordinary drivers can be used on the console:
 //!
 //! - The extended query protocol works (asyncpg, pgjdbc and tokio-postgres know no other way), with prepared statements,
-//!   text and binary results, and row limits. Statements take no parameters.
+//!   text and binary results, and row limits. Only SQL takes parameters.
+//! - `SELECT … FROM pools` and other SQL over the SHOW tables ([`sql`]).
 //! - `BEGIN`, `START TRANSACTION`, `COMMIT`, `END`, `ROLLBACK` and `ABORT` (with their modifiers) do nothing: the answer
 //!   is a notice and the tag. Drivers without autocommit send them unasked. The console has no transactions, the state in
 //!   ReadyForQuery stays idle. Only named portals notice: they live until COMMIT or ROLLBACK, or give way to a new Bind.
@@ -26,6 +27,8 @@
 //!   nothing: asyncpg's pool sends them all whenever a connection is given back.
 //! - In the extended protocol an empty statement is no error (drivers use it as a probe). As a simple query it is.
 //!
+//! - SHOW STATS has `total_requests` and SHOW DATABASES `reserve_pool` behind their other columns: what older exporters ask for.
+//! - `SHOW WHY` tells what each waiting client waits for, and which setting would help.
 //! - `SHOW HA`, `SHOW HA HISTORY`, `SHOW HA LINK`, `SWITCHOVER [router]`, `HA MAINTENANCE ON|OFF` and `ON PAIR` behind PAUSE,
 //!   RESUME, RELOAD, RECONNECT, DISABLE, ENABLE, KILL and WAIT_CLOSE are the commands of a pair.
 //!
@@ -38,12 +41,13 @@ mod extended;
 mod grammar;
 mod reply;
 pub mod show;
+pub mod sql;
 
 pub use access::{Access, Entry, Knock, Rights};
 pub use action::{Action, ActionResult, DatabaseStanding, Refusal, ShutdownMode, Standing, TLS_NOT_APPLIED, Verdict};
 pub use console::{Console, Then, Turn};
 pub use grammar::{Command, FakeParam, MAX_QUERY_BYTES, TransactionWord};
-pub use reply::{SERVER_VERSION, welcome};
+pub use reply::{Format, Formats, SERVER_VERSION, welcome};
 pub use show::{Item, NO_PAIR};
 
 #[cfg(test)]

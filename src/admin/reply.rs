@@ -87,6 +87,8 @@ const HELP: &str = "
 \tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 \tSHOW DNS_HOSTS|DNS_ZONES
 \tSHOW HA [HISTORY|LINK]
+\tSHOW WHY
+\tSELECT ... FROM pools|clients|servers|stats|...
 \tSET key = value
 \tRELOAD
 \tPAUSE [<db>]
@@ -105,14 +107,16 @@ const HELP: &str = "
 
 /// How a column's values go over the wire (PostgreSQL docs, "Formats and Format Codes").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub enum Format {
+    /// As text.
     Text,
+    /// As PostgreSQL's binary form.
     Binary,
 }
 
 /// The formats of an answer's columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Formats {
+pub enum Formats {
     /// The same for all.
     All(Format),
     /// One each.
@@ -120,7 +124,8 @@ pub(super) enum Formats {
 }
 
 impl Formats {
-    pub(super) const TEXT: Self = Self::All(Format::Text);
+    /// Text for all.
+    pub const TEXT: Self = Self::All(Format::Text);
 
     fn of(&self, column: usize) -> Format {
         match self {
@@ -137,7 +142,7 @@ pub(super) fn row_description(out: &mut BytesMut, columns: &[Column], formats: &
             Format::Text => 0,
             Format::Binary => 1,
         };
-        FieldDescription::new(column.name.to_owned(), 0, 0, column.ty.oid(), column.ty.typlen(), -1, format)
+        FieldDescription::new(column.name.to_string(), 0, 0, column.ty.oid(), column.ty.typlen(), -1, format)
     };
     put(out, &RowDescription::new(columns.iter().enumerate().map(field).collect()));
 }
@@ -174,7 +179,28 @@ fn text_value(data: &mut BytesMut, cell: &Cell<'_>) {
         Cell::Text(text) => data.writer().write_all(text.as_bytes()),
         Cell::Int(n) => write!(data.writer(), "{n}"),
         Cell::Numeric(n) => write!(data.writer(), "{n}"),
+        Cell::Float(n) => write!(data.writer(), "{}", float_text(*n)),
+        Cell::Bytes(bytes) => {
+            let hex = bytes.iter().fold(String::from("\\x"), |hex, byte| hex + &format!("{byte:02x}"));
+            data.writer().write_all(hex.as_bytes())
+        }
     };
+}
+
+/// A `float8` as PostgreSQL prints it: the shortest digits that mean this number, with an exponent where it is far from 1.
+fn float_text(n: f64) -> String {
+    match n.abs() {
+        size if size.is_infinite() => if n > 0.0 { "Infinity" } else { "-Infinity" }.to_owned(),
+        size if size == 0.0 || (1e-4..1e15).contains(&size) => format!("{n}"),
+        _ => {
+            let text = format!("{n:e}");
+            match text.split_once('e') {
+                Some((digits, power)) if !power.starts_with('-') => format!("{digits}e+{power:0>2}"),
+                Some((digits, power)) => format!("{digits}e-{:0>2}", power.trim_start_matches('-')),
+                None => text,
+            }
+        }
+    }
 }
 
 fn binary_value(data: &mut BytesMut, column: &Column, cell: &Cell<'_>) -> Result<(), Fault> {
@@ -182,6 +208,8 @@ fn binary_value(data: &mut BytesMut, column: &Column, cell: &Cell<'_>) -> Result
         (Type::Int4, Cell::Int(n)) => data.put_i32(i32::try_from(*n).map_err(|_| too_large(column, *n))?),
         (_, Cell::Int(n)) => data.put_i64(*n),
         (_, Cell::Numeric(n)) => binary_numeric(data, *n),
+        (_, Cell::Float(n)) => data.put_f64(*n),
+        (_, Cell::Bytes(bytes)) => data.put_slice(bytes),
         (_, Cell::Null | Cell::Text(_)) => text_value(data, cell),
     }
     Ok(())

@@ -1,9 +1,11 @@
 //! The console seen from outside: bytes in, bytes out.
 
 mod console;
+mod docs;
 mod driver;
 mod grammar;
 mod show;
+mod sql;
 
 use std::sync::Arc;
 
@@ -231,6 +233,19 @@ fn snapshot() -> Snapshot {
             link: 0,
         }],
         ha: Some(pair()),
+        why: vec![WhyRow {
+            client: 5,
+            database: "crm".into(),
+            user: "ann".into(),
+            addr: "127.0.0.1".into(),
+            port: 40_000,
+            application_name: "psql".into(),
+            since_us: 1_700_000_000_000_000,
+            wait_us: 1_500_000,
+            ahead: 0,
+            in_login: false,
+            cause: WhyCause::DatabasePaused,
+        }],
     }
 }
 

@@ -60,6 +60,8 @@ pub enum Step {
     Send(Vec<u8>),
     /// Run this (or take the keys from a cache) and give the keys to [`ClientLogin::on_keys`]; read nothing meanwhile.
     Derive(Derivation),
+    /// Find out whether this is the user's password, and tell [`ClientLogin::on_answer`]; read nothing meanwhile.
+    Ask(Zeroizing<Vec<u8>>),
     /// Let the client in.
     Accepted(Box<Accepted>),
     /// Send the fault, write the reason to the log, hang up.
@@ -96,6 +98,7 @@ const NO_SUCH_USER: &str = "no such user";
 const NO_PASSWORD: &str = "the user has no password on file";
 const PASSWORD_FAILED: &str = "password authentication failed";
 const SASL_FAILED: &str = "SASL authentication failed";
+const LDAP_FAILED: &str = "LDAP authentication failed";
 const UNEXPECTED: &str = "unexpected password message";
 
 /// Why somebody must fail whatever they answer.
@@ -104,6 +107,10 @@ type Doom = Option<&'static str>;
 enum State {
     /// Asked for the password in clear text.
     Cleartext { secret: Secret, doom: Doom },
+    /// Asked for the password in clear text, for somebody else to judge.
+    CleartextAbroad,
+    /// Got it; waiting for the judgement.
+    Answer { password: Zeroizing<Vec<u8>> },
     /// Got it; waiting for the keys to compare it with a SCRAM secret.
     CleartextKeys { password: Zeroizing<Vec<u8>>, secret: ScramSecret, doom: Doom },
     /// Sent the MD5 salt.
@@ -125,6 +132,8 @@ impl fmt::Debug for State {
         // Only the name: nearly every state holds something secret.
         f.write_str(match self {
             Self::Cleartext { .. } => "Cleartext",
+            Self::CleartextAbroad => "CleartextAbroad",
+            Self::Answer { .. } => "Answer",
             Self::CleartextKeys { .. } => "CleartextKeys",
             Self::Md5 { .. } => "Md5",
             Self::SaslChoice(_) => "SaslChoice",
@@ -177,14 +186,28 @@ impl ClientLogin {
     pub fn on_message(&mut self, body: &[u8]) -> Step {
         let (state, step) = match std::mem::replace(&mut self.state, State::Done) {
             State::Cleartext { secret, doom } => on_cleartext(&self.user, secret, doom, body),
+            State::CleartextAbroad => on_cleartext_abroad(body),
             State::Md5 { expected, doom } => (State::Done, on_md5(&expected, doom, body)),
             State::SaslChoice(sasl) => on_choice(sasl, body),
             State::SaslFirst { sasl, plus } => on_first(sasl, plus, body),
             State::SaslFinal { server, doom, stored } => (State::Done, on_final(*server, doom, stored, body)),
-            State::CleartextKeys { .. } | State::SaslKeys { .. } | State::Done => (State::Done, refuse(UNEXPECTED, "")),
+            State::CleartextKeys { .. } | State::SaslKeys { .. } | State::Answer { .. } | State::Done => {
+                (State::Done, refuse(UNEXPECTED, ""))
+            }
         };
         self.state = state;
         step
+    }
+
+    /// Takes what came of [`Step::Ask`]: an error is the reason for the log, the password was wrong or nobody could tell.
+    pub fn on_answer(&mut self, answer: Result<(), String>) -> Step {
+        match (std::mem::replace(&mut self.state, State::Done), answer) {
+            (State::Answer { password }, Ok(())) => {
+                Step::Accepted(Box::new(Accepted { password: Some(password), ..Accepted::default() }))
+            }
+            (State::Answer { .. }, Err(reason)) => refuse(LDAP_FAILED, reason),
+            (_, _) => refuse(LDAP_FAILED, "an answer came that nobody asked for"),
+        }
     }
 
     /// Takes the keys that [`Step::Derive`] asked for.
@@ -225,6 +248,8 @@ fn begin(params: &LoginParams<'_>) -> (State, Step) {
             let (secret, doom) = subject(params);
             (State::Cleartext { secret, doom }, Step::Send(messages::request(code::CLEARTEXT, b"")))
         }
+        // Whoever the server knows is a user: nobody need be on file.
+        Method::Ldap => (State::CleartextAbroad, Step::Send(messages::request(code::CLEARTEXT, b""))),
         Method::Md5 => match subject(params) {
             (Secret::Scram(_), _) => begin_sasl(params, false),
             (secret, doom) => begin_md5(params, &secret, doom),
@@ -324,17 +349,29 @@ fn begin_sasl(params: &LoginParams<'_>, only_plus: bool) -> (State, Step) {
     (State::SaslChoice(Sasl { offer, source, nonce: params.entropy.nonce, doom }), Step::Send(request))
 }
 
+/// The password of a message, or why there is none that could be judged. An empty one must never reach an LDAP server: a bind
+/// without a password is one as nobody, which succeeds (RFC 4513 section 5.1.2).
+fn clear_password(body: &[u8]) -> Result<Zeroizing<Vec<u8>>, Step> {
+    if body.len() > MAX_PASSWORD_BYTES + 1 {
+        return Err(refuse(PASSWORD_FAILED, "the password is longer than 65535 bytes"));
+    }
+    let password = messages::parse_password(body).ok_or_else(|| refuse("invalid password message", ""))?;
+    if password.is_empty() { Err(refuse("empty password returned by client", "")) } else { Ok(password) }
+}
+
+fn on_cleartext_abroad(body: &[u8]) -> (State, Step) {
+    match clear_password(body) {
+        Ok(password) => (State::Answer { password: password.clone() }, Step::Ask(password)),
+        Err(step) => (State::Done, step),
+    }
+}
+
 fn on_cleartext(user: &[u8], secret: Secret, doom: Doom, body: &[u8]) -> (State, Step) {
     let last = |step| (State::Done, step);
-    if body.len() > MAX_PASSWORD_BYTES + 1 {
-        return last(refuse(PASSWORD_FAILED, "the password is longer than 65535 bytes"));
-    }
-    let Some(password) = messages::parse_password(body) else {
-        return last(refuse("invalid password message", ""));
+    let password = match clear_password(body) {
+        Ok(password) => password,
+        Err(step) => return last(step),
     };
-    if password.is_empty() {
-        return last(refuse("empty password returned by client", ""));
-    }
     match secret {
         Secret::Plain(right) => {
             let right = equal_passwords(&right, &password);

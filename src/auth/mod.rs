@@ -7,8 +7,11 @@
 //! (SCRAM-SHA-256), RFC 5929 (tls-server-end-point), RFC 4013 (SASLprep).
 
 mod client_login;
+pub mod hba;
+pub mod ldap;
 mod messages;
 mod password;
+pub mod query;
 mod scram;
 mod scram_client;
 mod scram_messages;
@@ -62,6 +65,8 @@ pub enum Method {
     Cert,
     /// The operating system names the user at the other end of a Unix socket; judged by the driver, see [`Evidence`].
     Peer,
+    /// The password in clear text, which an LDAP server judges; asked by the driver, see [`Step::Ask`].
+    Ldap,
     /// Nobody (hba: `reject`).
     Reject,
 }

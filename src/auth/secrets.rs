@@ -53,6 +53,16 @@ impl Secret {
         }
     }
 
+    /// What [`Self::parse`] reads, of a secret that serves for logging in to a server; no other is of use to anybody else.
+    #[must_use]
+    pub fn to_text(&self) -> Option<Zeroizing<Vec<u8>>> {
+        match self {
+            Self::Plain(password) => Some(password.clone()),
+            Self::Md5(secret) => Some(secret.to_text()),
+            Self::Scram(_) | Self::Empty => None,
+        }
+    }
+
     /// Its kind.
     #[must_use]
     pub fn kind(&self) -> SecretKind {

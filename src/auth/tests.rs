@@ -109,7 +109,7 @@ fn drive_through(
                 return Outcome { accepted: Ok(*accepted), server, said };
             }
             Step::Refused(refusal) => return Outcome { accepted: Err(*refusal), server: Ok(()), said },
-            Step::Derive(_) => unreachable!(),
+            Step::Derive(_) | Step::Ask(_) => unreachable!(),
         };
         let answer = match peer.on_auth(&pass(&bytes)) {
             Ok(ServerStep::Derive(derivation)) => peer.on_keys(&derivation.run()),
@@ -129,6 +129,41 @@ fn drive_through(
 
 fn text(outcome: &Outcome) -> &str {
     &outcome.accepted.as_ref().unwrap_err().fault.text
+}
+
+#[test]
+fn somebody_else_may_judge_a_password() {
+    // Nobody need be on file, and whoever is gets no other treatment.
+    for secret in [None, Some(&plain(b"other"))] {
+        let begin = || {
+            let (login, step) = ClientLogin::start(params(Method::Ldap, secret));
+            assert!(matches!(&step, Step::Send(request) if body(request) == [0, 0, 0, 3]));
+            login
+        };
+        let mut login = begin();
+        assert!(matches!(login.on_message(b"pw\0"), Step::Ask(password) if *password == b"pw"));
+        let Step::Accepted(accepted) = login.on_answer(Ok(())) else { panic!("turned away") };
+        assert_eq!(accepted.password.as_deref().map(Vec::as_slice), Some(&b"pw"[..]));
+        assert!(accepted.pass_through.is_none());
+        for (message, answer, text) in [
+            (&b"pw\0"[..], Some(Err("no such entry".to_owned())), "LDAP authentication failed"),
+            (b"\0", None, "empty password returned by client"),
+            (b"", None, "invalid password message"),
+            (b"pw", None, "invalid password message"),
+            (b"p\0w\0", None, "invalid password message"),
+            (&[b'x'; MAX_PASSWORD_BYTES + 2], None, "password authentication failed"),
+        ] {
+            let mut login = begin();
+            let step = match (login.on_message(message), answer) {
+                (Step::Ask(_), Some(answer)) => login.on_answer(answer),
+                (step, None) => step,
+                (step, Some(_)) => panic!("{step:?}"),
+            };
+            assert!(matches!(&step, Step::Refused(refusal) if refusal.fault.text == text), "{step:?}");
+            assert!(matches!(login.on_answer(Ok(())), Step::Refused(_)), "an answer to no question");
+        }
+        assert!(matches!(begin().on_answer(Ok(())), Step::Refused(_)), "an answer before the question");
+    }
 }
 
 #[test]

@@ -91,6 +91,8 @@ impl Checks<'_> {
             if mode == SslMode::Disable {
                 continue;
             }
+            // PgBouncer loads it, and servers without TLS can be reached.
+            let optional = name == "server_tls_protocols" && matches!(mode, SslMode::Allow | SslMode::Prefer);
             match TlsVersions::parse(&text) {
                 None => {
                     let problem = format!("invalid {name}: {text}");
@@ -98,8 +100,15 @@ impl Checks<'_> {
                     self.error(&[name], problem, hint);
                 }
                 Some(versions) if !versions.v1_2 && !versions.v1_3 => {
-                    let problem = format!("invalid {name}: {text} leaves no usable TLS version");
-                    self.error(&[name], problem, "TLS 1.0 and 1.1 are not available; allow tlsv1.2 or tlsv1.3");
+                    let hint = "TLS 1.0 and 1.1 are not available; allow tlsv1.2 or tlsv1.3";
+                    if optional {
+                        let problem = format!(
+                            "{name}: {text} leaves no usable TLS version: no server that offers TLS can be reached"
+                        );
+                        self.warning(&[name], problem, hint);
+                    } else {
+                        self.error(&[name], format!("invalid {name}: {text} leaves no usable TLS version"), hint);
+                    }
                 }
                 // `all` means "whatever there is"; only a version asked for by name is missed.
                 Some(versions) if versions.legacy && text.to_ascii_lowercase().contains("tlsv1") => {
@@ -115,10 +124,9 @@ impl Checks<'_> {
         let settings = &self.config.settings;
         let lacks_users = settings.auth_file.get().is_none();
         match settings.auth_type {
-            // Better not to start than to start and let nobody in.
-            AuthType::Hba => {
-                let hint = "choose one method for all, such as scram-sha-256 or md5";
-                self.error(&["auth_type"], "auth_type=hba: access rules are not available yet", hint);
+            AuthType::Hba if settings.auth_hba_file.is_empty() => {
+                let hint = "name the file of access rules";
+                self.error(&["auth_type"], "auth_type=hba needs auth_hba_file", hint);
             }
             AuthType::Any => {
                 let unforced = self.config.databases.iter().filter(|(_, database)| database.user.is_none());
@@ -128,6 +136,12 @@ impl Checks<'_> {
                     self.problems.push(problem.hint("add user=, or use auth_type=trust"));
                 }
             }
+            AuthType::Ldap if settings.auth_ldap_options.is_none() => {
+                let hint = "say which server to ask, such as ldapurl=\"ldap://host/dc=example,dc=net?uid?sub\"";
+                self.error(&["auth_type"], "auth_type=ldap needs auth_ldap_options", hint);
+            }
+            // An LDAP server may know who is a user.
+            AuthType::Hba | AuthType::Ldap => {}
             // A database may bring its own auth_user.
             kind if lacks_users
                 && settings.auth_user.get().is_none()

@@ -51,7 +51,7 @@ macro_rules! strict {
     )+};
 }
 
-strict!(PoolMode, AuthType, SslMode, LoadBalanceHosts, LogFormat, ServerBudget, ListenWhen);
+strict!(UnknownStatement, PoolMode, AuthType, SslMode, LoadBalanceHosts, LogFormat, ServerBudget, ListenWhen);
 
 impl Value for SyslogFacility {
     fn null() -> Self {
@@ -96,10 +96,14 @@ choice! {
         Cert = "cert",
         /// As the lines of auth_hba_file say.
         Hba = "hba",
+        /// Password in plain text, which an LDAP server judges.
+        Ldap = "ldap",
         /// SCRAM-SHA-256 (RFC 7677).
         ScramSha256 = "scram-sha-256",
         /// SCRAM-SHA-256 with channel binding only (RFC 5929); pgtandem's own.
         ScramSha256Plus = "scram-sha-256-plus",
+        /// The operating system names the user, over the Unix socket only; pgtandem's own as a method for all.
+        Peer = "peer",
     }
 }
 
@@ -128,6 +132,17 @@ choice! {
         Disable = "disable",
         /// One after the other.
         RoundRobin = "round-robin",
+    }
+}
+
+choice! {
+    /// What the use of a prepared statement that the client does not have comes to; pgtandem's own setting
+    /// `unknown_prepared_statement`.
+    UnknownStatement {
+        /// The session ends, as in PgBouncer.
+        Disconnect = "disconnect",
+        /// An error, as in PostgreSQL.
+        Error = "error",
     }
 }
 

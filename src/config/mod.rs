@@ -7,6 +7,7 @@
 pub mod check;
 mod checks;
 pub mod choice;
+pub mod compat;
 mod connstr;
 pub mod diff;
 mod document;
@@ -28,7 +29,10 @@ use std::io;
 use std::path::Path;
 
 pub use check::{check, check_alone};
-pub use choice::{AuthType, ListenWhen, LoadBalanceHosts, LogFormat, PoolMode, ServerBudget, SslMode, SyslogFacility};
+pub use choice::{
+    AuthType, ListenWhen, LoadBalanceHosts, LogFormat, PoolMode, ServerBudget, SslMode, SyslogFacility,
+    UnknownStatement,
+};
 pub use diff::{Plan, apply_reload, diff};
 pub use ha::{Ha, HaSettings, VirtualRouter};
 pub use model::{Config, Database, HostSpec, Peer, ReservedTables, User};

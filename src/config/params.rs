@@ -25,6 +25,14 @@ pub(super) struct Param<T: 'static> {
 /// An old name that is still read.
 pub(super) const ALIASES: [(&str, &str); 1] = [("reserve_pool", "reserve_pool_size")];
 
+/// The parameters of PgBouncer's sections of entries, by section.
+pub(super) fn names() -> [(&'static str, Vec<&'static str>); 3] {
+    fn of<T>(params: &'static [Param<T>]) -> Vec<&'static str> {
+        params.iter().map(|param| param.name).collect()
+    }
+    [("databases", of(DATABASE)), ("users", of(USER)), ("peers", of(PEER))]
+}
+
 /// The row for a name, old names included.
 pub(super) fn find<T>(params: &'static [Param<T>], name: &str) -> Option<&'static Param<T>> {
     let name = ALIASES.iter().find(|(old, _)| *old == name).map_or(name, |(_, new)| *new);

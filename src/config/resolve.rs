@@ -181,14 +181,6 @@ impl Resolver<'_> {
                 self.problems.push(Problem::notice(self.places.setting(spec.name), text));
             }
         }
-        let entries = self.config.databases.iter().map(|(name, entry)| (name.as_str(), entry));
-        for (name, entry) in entries.chain(self.config.autodb.iter().map(|entry| ("*", entry))) {
-            let given = [("auth_user", &entry.auth_user), ("auth_query", &entry.auth_query)];
-            for (param, _) in given.iter().filter(|(_, value)| value.is_some()) {
-                let text = format!("{param} of database \"{name}\" has no effect yet: list its users in auth_file");
-                self.problems.push(Problem::notice(self.places.database(name), text));
-            }
-        }
     }
 
     /// Read the parameters of one entry; false if one is unknown or bad.
@@ -373,7 +365,7 @@ fn bad_setting(name: &str, value: &str, why: &str) -> Problem {
         return Problem::error(None, text).hint("name the database that auth_query should ask");
     }
     let hint = match (name, value.to_ascii_lowercase().as_str()) {
-        ("auth_type", method @ ("ldap" | "pam")) => format!("{method} authentication is not available yet"),
+        ("auth_type", method @ "pam") => format!("{method} authentication is not available yet"),
         _ => format!("{name} wants {why}"),
     };
     Problem::error(None, format!("invalid value \"{value}\" for parameter {name} in configuration")).hint(hint)

@@ -59,6 +59,8 @@ pub enum Overrides {
 pub enum Status {
     /// It does.
     Works,
+    /// The setting is accepted and there is nothing for it to do, for this reason.
+    Idle(&'static str),
     /// The setting is accepted, but this is missing.
     Later(&'static str),
 }

@@ -4,17 +4,19 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::choice::{AuthType, LogFormat, PoolMode, SslMode, SyslogFacility};
+use super::choice::{AuthType, LogFormat, PoolMode, SslMode, SyslogFacility, UnknownStatement};
 use super::settings::Apply::{Boot, Reload};
 use super::settings::Kind::{Bool, Choice, File, Int, List, Mode, Text, Time};
 use super::settings::Origin::{Pgbouncer, Pgtandem};
-use super::settings::Status::{Later, Works};
+use super::settings::Status::{Idle, Later, Works};
 use super::settings::{ANY, Overrides, Spec};
 use super::value::{DatabaseName, FileMode, NameList, Nullable, PacketSize, Secret, Value};
 
-/// PgBouncer's query for a user's secret; it honours VALID UNTIL.
-const DEFAULT_AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
-                                  FROM pg_authid WHERE rolname=$1 AND rolcanlogin";
+/// PgBouncer's query for a user's secret, which honours VALID UNTIL. Every name in it is qualified, operators too, so that it
+/// means the same whatever search_path the database or the role sets.
+const DEFAULT_AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil OPERATOR(pg_catalog.<) pg_catalog.now() \
+                                  THEN NULL ELSE rolpassword END FROM pg_catalog.pg_authid \
+                                  WHERE rolname OPERATOR(pg_catalog.=) $1 AND rolcanlogin";
 
 /// A table of settings: the struct of their values, the rows, the defaults. `[ha]` has its own table.
 macro_rules! settings {
@@ -70,15 +72,15 @@ settings! {
     struct Settings;
     admin_users: NameList = Some(""), List, ANY, Reload, None, Works, Pgbouncer, "Users who may do everything on the admin console.";
     application_name_add_host: bool = Some("0"), Bool, ANY, Reload, None, Works, Pgbouncer, "Append the client's address and port to application_name.";
-    auth_dbname: DatabaseName = None, Text, ANY, Reload, Database, Later("looking users up in a database (list them in auth_file)"), Pgbouncer, "The database in which auth_query runs.";
+    auth_dbname: DatabaseName = None, Text, ANY, Reload, Database, Works, Pgbouncer, "The database in which auth_query runs.";
     auth_file: Nullable = None, File, ANY, Reload, None, Works, Pgbouncer, "The file of users and their passwords or secrets.";
-    auth_hba_file: String = Some(""), File, ANY, Reload, None, Later("access rules (auth_type=hba)"), Pgbouncer, "The file of access rules that auth_type=hba reads.";
-    auth_ident_file: Nullable = None, File, ANY, Reload, None, Later("access rules (auth_type=hba)"), Pgbouncer, "The file of user maps that the access rules may name.";
-    auth_ldap_options: Option<Secret> = None, Text, ANY, Reload, None, Later("LDAP authentication"), Pgbouncer, "How to ask the LDAP server when auth_type=ldap.";
-    auth_query: String = Some(DEFAULT_AUTH_QUERY), Text, ANY, Reload, Database, Later("looking users up in a database (list them in auth_file)"), Pgbouncer, "The query that finds the secret of a user who is not in auth_file.";
+    auth_hba_file: String = Some(""), File, ANY, Reload, None, Works, Pgbouncer, "The file of access rules that auth_type=hba reads.";
+    auth_ident_file: Nullable = None, File, ANY, Reload, None, Works, Pgbouncer, "The file of user maps that the access rules may name.";
+    auth_ldap_options: Option<Secret> = None, Text, ANY, Reload, None, Works, Pgbouncer, "How to ask the LDAP server when auth_type=ldap.";
+    auth_query: String = Some(DEFAULT_AUTH_QUERY), Text, ANY, Reload, Database, Works, Pgbouncer, "The query that finds the secret of a user who is not in auth_file.";
     auth_type: AuthType = Some("md5"), Choice(AuthType::WORDS), ANY, Reload, None, Works, Pgbouncer, "How clients prove who they are.";
-    auth_user: Nullable = None, Text, ANY, Reload, Database, Later("looking users up in a database (list them in auth_file)"), Pgbouncer, "The user under whose name auth_query runs.";
-    autodb_idle_timeout: Duration = Some("3600"), Time, ANY, Reload, None, Later("forgetting databases made by the `*` entry (they stay until the process ends)"), Pgbouncer, "Forget a database made by the `*` entry when unused this long.";
+    auth_user: Nullable = None, Text, ANY, Reload, Database, Works, Pgbouncer, "The user under whose name auth_query runs.";
+    autodb_idle_timeout: Duration = Some("3600"), Time, ANY, Reload, None, Works, Pgbouncer, "Forget a database made by the `*` entry when unused this long.";
     cancel_wait_timeout: Duration = Some("10"), Time, ANY, Reload, None, Works, Pgbouncer, "Drop a cancel request that has waited this long for a server; 0 = never.";
     client_idle_timeout: Duration = Some("0"), Time, ANY, Reload, User, Works, Pgbouncer, "Disconnect a client that is idle outside a transaction this long; 0 = never.";
     client_login_timeout: Duration = Some("60"), Time, ANY, Reload, None, Works, Pgbouncer, "Disconnect a client that has not logged in after this time; 0 = never.";
@@ -86,7 +88,7 @@ settings! {
     client_tls_ca_file: String = Some(""), File, ANY, Reload, None, Works, Pgbouncer, "The certificates that sign client certificates.";
     client_tls_cert_file: String = Some(""), File, ANY, Reload, None, Works, Pgbouncer, "The certificate shown to clients.";
     client_tls_ciphers: String = Some("default"), Text, ANY, Reload, None, Works, Pgbouncer, "TLS 1.2 cipher suites for clients.";
-    client_tls_dheparams: String = Some("auto"), Text, ANY, Reload, None, Later("finite-field Diffie-Hellman (key exchange is by elliptic curves only)"), Pgbouncer, "Diffie-Hellman parameters for clients.";
+    client_tls_dheparams: String = Some("auto"), Text, ANY, Reload, None, Idle("key exchange is by elliptic curves only, so there are none to choose"), Pgbouncer, "Diffie-Hellman parameters for clients.";
     client_tls_ecdhcurve: String = Some("auto"), Text, ANY, Reload, None, Works, Pgbouncer, "The elliptic curve for key exchange with clients.";
     client_tls_key_file: String = Some(""), File, ANY, Reload, None, Works, Pgbouncer, "The private key of client_tls_cert_file.";
     client_tls_protocols: String = Some("secure"), Text, ANY, Reload, None, Works, Pgbouncer, "TLS versions allowed to clients.";
@@ -94,12 +96,12 @@ settings! {
     conffile: Nullable = None, File, ANY, Reload, None, Works, Pgbouncer, "The file that the next RELOAD reads.";
     default_pool_size: u32 = Some("20"), Int, ANY, Reload, Both, Works, Pgbouncer, "Server connections that one user may have in one database.";
     disable_pqexec: bool = Some("0"), Bool, ANY, Boot, None, Works, Pgbouncer, "Refuse the simple query protocol.";
-    dns_max_ttl: Duration = Some("15"), Time, ANY, Reload, None, Later("keeping looked-up host names (the system is asked for each connection)"), Pgbouncer, "How long a looked-up host name is kept.";
-    dns_nxdomain_ttl: Duration = Some("15"), Time, ANY, Reload, None, Later("keeping failed look-ups (the system is asked for each connection)"), Pgbouncer, "How long a failed look-up is kept.";
-    dns_zone_check_period: Duration = Some("0"), Time, ANY, Reload, None, Later("watching DNS zones"), Pgbouncer, "How often to look whether a DNS zone's serial changed; 0 = never.";
+    dns_max_ttl: Duration = Some("15"), Time, ANY, Reload, None, Works, Pgbouncer, "How long a looked-up host name is kept.";
+    dns_nxdomain_ttl: Duration = Some("15"), Time, ANY, Reload, None, Works, Pgbouncer, "How long a failed look-up is kept.";
+    dns_zone_check_period: Duration = Some("0"), Time, ANY, Reload, None, Works, Pgbouncer, "How often all host names of servers are looked up again; 0 = only when a server is opened.";
     idle_transaction_timeout: Duration = Some("0"), Time, ANY, Reload, User, Works, Pgbouncer, "Disconnect a client that is idle in a transaction this long; 0 = never.";
     ignore_startup_parameters: NameList = Some(""), List, ANY, Reload, None, Works, Pgbouncer, "Startup parameters to accept from clients and ignore.";
-    job_name: String = Some("pgbouncer"), Text, ANY, Boot, None, Later("another name in the log"), Pgbouncer, "The name of the program in its log.";
+    job_name: String = Some("pgbouncer"), Text, ANY, Boot, None, Idle("PgBouncer uses it as the name of a Windows service only"), Pgbouncer, "The name of the program in its log.";
     listen_addr: NameList = Some(""), List, ANY, Boot, None, Works, Pgbouncer, "Addresses to listen on; `*` = all, empty = Unix socket only.";
     listen_backlog: u32 = Some("128"), Int, (1, i32::MAX as i64), Boot, None, Works, Pgbouncer, "The backlog given to listen(2); on a node of a pair at least 4096.";
     listen_port: u16 = Some("6432"), Int, (0, 65535), Boot, None, Works, Pgbouncer, "The port to listen on; it names the Unix socket, too.";
@@ -117,9 +119,9 @@ settings! {
     max_user_client_connections: u32 = Some("0"), Int, ANY, Reload, User, Works, Pgbouncer, "Client connections of one user; 0 = no limit.";
     max_user_connections: u32 = Some("0"), Int, ANY, Reload, User, Works, Pgbouncer, "Server connections of one user; 0 = no limit.";
     min_pool_size: u32 = Some("0"), Int, ANY, Reload, Database, Works, Pgbouncer, "Server connections to keep open in each pool in use.";
-    peer_id: u16 = Some("0"), Int, (0, 16383), Reload, None, Later("passing cancel requests on to peers"), Pgbouncer, "The number of this process among its peers; 0 = no peering.";
+    peer_id: u16 = Some("0"), Int, (0, 16383), Reload, None, Works, Pgbouncer, "The number of this process among its peers; 0 = no peering.";
     pidfile: String = Some(""), File, ANY, Boot, None, Works, Pgbouncer, "The file for the process id.";
-    pkt_buf: u32 = Some("4096"), Int, (16, i32::MAX as i64), Boot, None, Later("buffers of a fixed size (they grow and shrink with what passes)"), Pgbouncer, "The size, in bytes, of the buffer of one connection.";
+    pkt_buf: u32 = Some("4096"), Int, (16, i32::MAX as i64), Boot, None, Idle("buffers grow and shrink with what passes"), Pgbouncer, "The size, in bytes, of the buffer of one connection.";
     pool_mode: PoolMode = Some("session"), Choice(PoolMode::WORDS), ANY, Reload, Both, Works, Pgbouncer, "When a server connection goes back to its pool.";
     pool_idle_timeout: Duration = Some("0"), Time, ANY, Reload, None, Works, Pgbouncer, "Forget a pool without connections after this time; 0 = never.";
     query_timeout: Duration = Some("0"), Time, ANY, Reload, User, Works, Pgbouncer, "Cancel a query that runs this long; 0 = never.";
@@ -128,7 +130,7 @@ settings! {
     reserve_pool_size: u32 = Some("0"), Int, ANY, Reload, Both, Works, Pgbouncer, "Additional server connections for a pool whose clients wait too long.";
     reserve_pool_timeout: Duration = Some("5"), Time, ANY, Reload, None, Works, Pgbouncer, "How long a client waits before the reserve is used; 0 = reserve off.";
     resolv_conf: String = Some(""), File, ANY, Boot, None, Later("a resolver configuration of its own (the system's is used)"), Pgbouncer, "The resolver configuration to use instead of the system's.";
-    sbuf_loopcnt: u32 = Some("5"), Int, ANY, Reload, None, Later("a share of the loop for each connection (every thread takes turns by itself)"), Pgbouncer, "Buffers moved for one connection before the next has its turn; 0 = no limit.";
+    sbuf_loopcnt: u32 = Some("5"), Int, ANY, Reload, None, Idle("every thread takes turns by itself"), Pgbouncer, "Buffers moved for one connection before the next has its turn; 0 = no limit.";
     scram_iterations: u32 = Some("4096"), Int, (1, i32::MAX as i64), Reload, None, Works, Pgbouncer, "Iterations in SCRAM secrets made from plain passwords.";
     server_check_delay: Duration = Some("30"), Time, ANY, Reload, None, Works, Pgbouncer, "Check a server connection before use when it was idle this long; 0 = always.";
     server_check_query: String = Some("<empty>"), Text, ANY, Reload, None, Works, Pgbouncer, "The query that checks a server connection; empty = no check, `<empty>` = an empty query.";
@@ -150,10 +152,10 @@ settings! {
     so_reuseport: bool = Some("0"), Bool, ANY, Boot, None, Works, Pgbouncer, "Share the listening port with other processes.";
     stats_period: u32 = Some("60"), Int, (1, i32::MAX as i64), Reload, None, Works, Pgbouncer, "Seconds over which averages are taken.";
     stats_users: NameList = Some(""), List, ANY, Reload, None, Works, Pgbouncer, "Users who may look, but not touch, on the admin console.";
-    suspend_timeout: Duration = Some("10"), Time, ANY, Reload, None, Later("waiting for buffers in SUSPEND"), Pgbouncer, "Drop clients that hold up SUSPEND this long; 0 = never.";
-    syslog: bool = Some("0"), Bool, ANY, Reload, None, Later("syslog output (use log_format=journald or a log file)"), Pgbouncer, "Log to syslog.";
-    syslog_facility: SyslogFacility = Some("daemon"), Choice(SyslogFacility::WORDS), ANY, Reload, None, Later("syslog output"), Pgbouncer, "The facility for syslog.";
-    syslog_ident: String = Some("pgbouncer"), Text, ANY, Reload, None, Later("syslog output"), Pgbouncer, "The name for syslog.";
+    suspend_timeout: Duration = Some("10"), Time, ANY, Reload, None, Idle("SUSPEND answers at once and drops nobody; a restart has handover_timeout"), Pgbouncer, "Drop clients that hold up SUSPEND this long; 0 = never.";
+    syslog: bool = Some("0"), Bool, ANY, Reload, None, Works, Pgbouncer, "Log to syslog.";
+    syslog_facility: SyslogFacility = Some("daemon"), Choice(SyslogFacility::WORDS), ANY, Reload, None, Works, Pgbouncer, "The facility for syslog.";
+    syslog_ident: String = Some("pgbouncer"), Text, ANY, Reload, None, Works, Pgbouncer, "The name for syslog.";
     tcp_defer_accept: bool = Some("1"), Bool, ANY, Reload, None, Works, Pgbouncer, "Take a client's connection only when it has sent something.";
     tcp_keepalive: bool = Some("1"), Bool, ANY, Reload, None, Works, Pgbouncer, "Use TCP keepalive.";
     tcp_keepcnt: u32 = Some("0"), Int, ANY, Reload, None, Works, Pgbouncer, "Lost keepalive probes before a connection is dead; 0 = the system's value.";
@@ -172,6 +174,8 @@ settings! {
     drain_spread: Duration = Some("15"), Time, ANY, Reload, None, Works, Pgtandem, "After drain_grace, close clients between transactions, evenly over this time; 0 = all at once.";
     drain_timeout: Duration = Some("45"), Time, ANY, Reload, None, Works, Pgtandem, "End a shutdown after this time, closing who is left; 0 = wait for ever, as PgBouncer.";
     handover_timeout: Duration = Some("30"), Time, ANY, Reload, None, Works, Pgtandem, "How long a restart waits for clients whose query is still running before it tells them to go.";
+    hide_unknown_users: bool = Some("0"), Bool, ANY, Reload, None, Works, Pgtandem, "Let users whom auth_query does not find fail as with a wrong password, instead of `no such user`.";
     log_format: LogFormat = Some("pgbouncer"), Choice(LogFormat::WORDS), ANY, Boot, None, Works, Pgtandem, "The form of log lines.";
+    unknown_prepared_statement: UnknownStatement = Some("disconnect"), Choice(UnknownStatement::WORDS), ANY, Reload, None, Works, Pgtandem, "A client uses a statement that it did not prepare: disconnect as PgBouncer, or only error.";
     worker_threads: u32 = Some("0"), Int, (0, 1024), Boot, None, Works, Pgtandem, "Threads that move data; 0 = one for each CPU core.";
 }

@@ -53,6 +53,8 @@ pub struct Check {
     pub quiet: bool,
     /// Open none of the files that it names, such as keys: this machine does not have them.
     pub without_files: bool,
+    /// Say of each setting how it does beside PgBouncer's.
+    pub pgbouncer: bool,
 }
 
 /// How to serve.
@@ -185,6 +187,7 @@ pub fn command(program: &str) -> Command {
                 .infer_long_args(true)
                 .arg(flag("quiet", 'q'))
                 .arg(Arg::new("without-files").long("without-files").action(ArgAction::SetTrue))
+                .arg(Arg::new("pgbouncer").long("pgbouncer").action(ArgAction::SetTrue))
                 .arg(file()),
         )
         .subcommand(
@@ -227,7 +230,7 @@ fn help(program: &str) -> String {
 
 Usage:
   {program} [OPTION]... CONFIG_FILE
-  {program} check [-q] [--without-files] CONFIG_FILE
+  {program} check [-q] [--without-files] [--pgbouncer] CONFIG_FILE
   {program} convert CONFIG_FILE
   {program} doctor [-q] [--json] [--timeout=SECONDS] [-u USERNAME] CONFIG_FILE
   {program} address-helper CONFIG_FILE
@@ -244,6 +247,7 @@ Options:
 Commands:
   check                say all that is wrong with CONFIG_FILE (with -q only that), then exit
                        --without-files: look at no file that it names, such as keys, for a machine that lacks them
+                       --pgbouncer: say of each setting that is not at its default how it does beside PgBouncer's
   convert              print CONFIG_FILE in the native TOML form, then exit
   doctor               look at all that serving CONFIG_FILE needs: user, files, directories, ports, limits,
                        certificates, servers and logins, clock; say what is wrong and what to do. Changes nothing.
@@ -265,6 +269,7 @@ fn invocation(matches: &ArgMatches) -> Option<Invocation> {
             file: file(sub)?,
             quiet: sub.get_flag("quiet"),
             without_files: sub.get_flag("without-files"),
+            pgbouncer: sub.get_flag("pgbouncer"),
         })),
         Some(("doctor", sub)) => Some(Invocation::Doctor(doctor::Options {
             file: file(sub)?,
@@ -367,8 +372,9 @@ mod tests {
 
     #[test]
     fn commands_win_over_files_of_the_same_name() {
-        let check =
-            |file: &str, quiet, without_files| Ok(Invocation::Check(Check { file: file.into(), quiet, without_files }));
+        let check = |file: &str, quiet, without_files| {
+            Ok(Invocation::Check(Check { file: file.into(), quiet, without_files, pgbouncer: false }))
+        };
         assert_eq!(parsed("p check f"), check("f", false, false));
         assert_eq!(parsed("p check -q f"), check("f", true, false));
         assert_eq!(parsed("p check check"), check("check", false, false));

@@ -9,10 +9,15 @@ use std::sync::{Arc, Mutex};
 use super::directory::{ConfigDirectory, Numbers};
 use super::files::{Files, Kind};
 use super::ha::material::PairMaterial;
+use super::{ldap, rules};
+use crate::auth::hba::Rules;
 use crate::auth::{Method, UserList};
-use crate::config::{self, AuthType, Config, Problem, Settings};
+use crate::config::{self, AuthType, Config, Problem, Settings, UnknownStatement};
 use crate::net::dial::TcpOptions;
+use crate::net::names::Ttls;
 use crate::pool::GlobalParams;
+use crate::session::io::ldap::LdapAccess;
+use crate::session::io::peers::{PeerPool, Peers};
 use crate::session::io::route::{LogParams, Params};
 use crate::session::params::Tracked;
 use crate::tls::{Acceptor, AcceptorParams, Connector, ConnectorParams, PemFile, SslMode, TlsError};
@@ -30,7 +35,7 @@ pub struct Setup {
     pub globals: GlobalParams,
     /// By what the nodes of a pair know each other; `None` if there is no pair, or what is in force stays so.
     pub pair: Option<Arc<PairMaterial>>,
-    /// What to log about its TLS files.
+    /// What to log about its TLS files and access rules: what shows only when several of them are looked at together.
     pub tls_warnings: Vec<String>,
     /// What to log about the rest.
     pub warnings: Vec<String>,
@@ -70,6 +75,9 @@ pub enum SetupError {
     /// A TLS setting or file.
     #[error("TLS setup failed: {0}")]
     Tls(String),
+    /// `auth_hba_file` or `auth_ident_file`, with every bad line, or `auth_ldap_options`.
+    #[error("{0}")]
+    Rules(String),
     /// The file of users.
     #[error("auth_file: could not open \"{path}\" ({reason}); create it or correct the setting auth_file")]
     AuthFile {
@@ -110,14 +118,17 @@ pub fn build(
     let acceptor = acceptor(settings, files, &mut tls_warnings)?;
     let connector = Arc::new(connector(settings, files, &mut tls_warnings)?);
     let users = Arc::new(users(settings, files, &mut warnings)?);
+    let rules = rules::read(settings, files, &mut tls_warnings)?;
+    let ldap = ldap::access(settings, rules.as_deref(), files, &mut tls_warnings)?;
     let pair = config.ha.as_ref().map(|ha| PairMaterial::read(ha, files)).transpose().map_err(SetupError::Tls)?;
-    let setup = assemble(config, (acceptor, connector), users, numbers, tracked, (tls_warnings, warnings));
+    let setup =
+        assemble(config, (acceptor, connector), (users, rules, ldap), numbers, tracked, (tls_warnings, warnings));
     Ok(Setup { pair: pair.flatten().map(Arc::new), ..setup })
 }
 
 /// As [`build`], but where the TLS settings cannot be used those of `running` stay in force (PgBouncer: a SET of half of a new
-/// set of files must not fail), and where the file of users cannot be read, as it is named now, so do its users. The second
-/// value tells why TLS was kept, if so.
+/// set of files must not fail), and where the file of users cannot be read, as it is named now, so do its users, and likewise the
+/// access rules. The second value tells why TLS was kept, if so.
 ///
 /// # Errors
 /// [`SetupError`], but for those of TLS.
@@ -141,18 +152,28 @@ pub fn build_keeping(
         Err(_) if same_file => Arc::clone(directory.users()),
         Err(error) => return Err(error),
     };
-    Ok((assemble(config, tls, users, numbers, &running.tracked, (tls_warnings, warnings)), problem))
+    let before = &directory.config().settings;
+    let same_files =
+        (&settings.auth_hba_file, &settings.auth_ident_file) == (&before.auth_hba_file, &before.auth_ident_file);
+    let rules = match rules::read(settings, files, &mut tls_warnings) {
+        Ok(rules) => rules,
+        Err(_) if same_files && running.rules.is_some() => running.rules.clone(),
+        Err(error) => return Err(error),
+    };
+    let ldap = ldap::access(settings, rules.as_deref(), files, &mut tls_warnings)?;
+    Ok((assemble(config, tls, (users, rules, ldap), numbers, &running.tracked, (tls_warnings, warnings)), problem))
 }
 
 fn assemble(
     config: Config,
     (acceptor, connector): (Option<Arc<Acceptor>>, Arc<Connector>),
-    users: Arc<UserList>,
+    (users, rules, ldap): (Arc<UserList>, Option<Arc<Rules>>, Option<Arc<LdapAccess>>),
     numbers: &Arc<Mutex<Numbers>>,
     tracked: &Arc<Tracked>,
     (tls_warnings, warnings): (Vec<String>, Vec<String>),
 ) -> Setup {
-    let params = params(&config.settings, acceptor, connector, &users, tracked);
+    let peers = peers(&config);
+    let params = Params { rules, ldap, peers, ..params(&config.settings, acceptor, connector, &users, tracked) };
     let globals = globals(&config.settings);
     let config = Arc::new(config);
     let directory = Arc::new(ConfigDirectory::new(Arc::clone(&config), users, Arc::clone(numbers)));
@@ -177,7 +198,7 @@ fn tls_mode(mode: config::SslMode) -> SslMode {
 }
 
 /// "No such file or directory (os error 2)" without the number, which is for programmers.
-fn system_text(error: &io::Error) -> String {
+pub(super) fn system_text(error: &io::Error) -> String {
     error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
 }
 
@@ -278,7 +299,9 @@ fn method(auth_type: AuthType) -> Method {
         AuthType::Cert => Method::Cert,
         AuthType::ScramSha256 => Method::ScramSha256,
         AuthType::ScramSha256Plus => Method::ScramSha256Plus,
-        // Nobody is let in by rules that nobody reads.
+        AuthType::Peer => Method::Peer,
+        AuthType::Ldap => Method::Ldap,
+        // The rules say it of each client.
         AuthType::Hba => Method::Reject,
     }
 }
@@ -300,13 +323,17 @@ fn params(
         tls_required: acceptor.as_ref().is_some_and(|a| a.sslmode().requires_tls()),
         acceptor,
         method: method(settings.auth_type),
+        rules: None,
+        ldap: None,
         scram_iterations: NonZeroU32::new(settings.scram_iterations).unwrap_or(NonZeroU32::MIN),
         mock_kind: users.prevailing_kind(),
+        hide_unknown_users: settings.hide_unknown_users,
         client_login_timeout: settings.client_login_timeout,
         server_connect_timeout: settings.server_connect_timeout,
         cancel_wait_timeout: settings.cancel_wait_timeout,
         query_wait_notify: std::time::Duration::from_secs(settings.query_wait_notify.into()),
         max_prepared_statements: settings.max_prepared_statements as usize,
+        unknown_name_ends: settings.unknown_prepared_statement == UnknownStatement::Disconnect,
         max_packet_len: settings.max_packet_size.0 as usize,
         server_check_query: check,
         server_reset_query: settings.server_reset_query.clone().into_bytes(),
@@ -316,7 +343,9 @@ fn params(
         refuse_simple_queries: settings.disable_pqexec,
         login_notify_message: settings.login_notify_message.clone(),
         ignored_startup_parameters: settings.ignore_startup_parameters.iter().map(str::to_owned).collect(),
+        peers: Peers::default(),
         tracked: Arc::clone(tracked),
+        name_ttls: Ttls { found: settings.dns_max_ttl, failed: settings.dns_nxdomain_ttl },
         tcp: tcp_options(settings),
         connector,
         log: LogParams {
@@ -325,6 +354,16 @@ fn params(
             pooler_errors: settings.log_pooler_errors,
         },
     }
+}
+
+/// Who else listens on our port.
+fn peers(config: &Config) -> Peers {
+    let size = |peer: &config::Peer| peer.pool_size.unwrap_or(config.settings.default_pool_size);
+    let pools = config.peers.iter().map(|(id, peer)| {
+        let host = super::directory::host(&peer.host, peer.port);
+        (*id, Arc::new(PeerPool::new(host, size(peer))))
+    });
+    Peers { own: config.settings.peer_id, pools: pools.collect() }
 }
 
 /// Options of TCP sockets on both sides.

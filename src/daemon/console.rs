@@ -23,7 +23,8 @@ use crate::ids::ClientId;
 use crate::net::buffer::Buffer;
 use crate::net::stream::Stream;
 use crate::pool::{DatabaseId, Mode};
-use crate::session::io::login::{CONSOLE, Presence, SeatGuard};
+use crate::session::io::login::CONSOLE;
+use crate::session::io::presence::{Presence, SeatGuard};
 use crate::session::io::roster::{ClientInfo, Doing, Ending};
 use crate::session::io::shared::lock;
 use crate::snapshot::Activity;
@@ -153,7 +154,8 @@ async fn next_frame(client: &mut Client) -> io::Result<Option<(u8, Vec<u8>)>> {
     }
 }
 
-async fn fill(client: &mut Client) -> io::Result<()> {
+/// Takes in what the client sends; an error if it has left, or must leave.
+pub(super) async fn fill(client: &mut Client) -> io::Result<()> {
     if client.input.is_full() {
         let want = client.input.len() + 1;
         client.input.make_room(want);
@@ -177,7 +179,7 @@ pub async fn perform_for_peer(daemon: &Arc<Daemon>, command: &str) -> Result<(),
         ActionResult::Refused(refusal) if action.is_already_so(refusal) => Ok(()),
         ActionResult::Refused(refusal) => Err(action.refuse(refusal)),
         ActionResult::Failed(fault) => Err(fault),
-        other @ (ActionResult::Snapshot(_) | ActionResult::Cancelled) => {
+        other @ (ActionResult::Snapshot(_) | ActionResult::Sql(_) | ActionResult::Cancelled) => {
             Err(unexpected(format!("internal error: {} gave {other:?}", action.name())))
         }
     }
@@ -212,6 +214,9 @@ async fn perform_at_peer(daemon: &Daemon, action: &Action) -> ActionResult {
 async fn perform(daemon: &Arc<Daemon>, client: Option<&mut Client>, action: &Action) -> io::Result<ActionResult> {
     if let Action::Show { needs, .. } = action {
         return Ok(ActionResult::Snapshot(Box::new(daemon.picture(*needs))));
+    }
+    if let Action::Sql(job) = action {
+        return super::sql::perform(daemon, client, job).await;
     }
     let of_the_pair = matches!(action, Action::Switchover(_) | Action::HaMaintenance(_) | Action::OnPair(_));
     if of_the_pair && daemon.config().ha.is_none() {
@@ -255,7 +260,11 @@ async fn perform(daemon: &Arc<Daemon>, client: Option<&mut Client>, action: &Act
         Action::WaitClose(_) => {
             return wait_until(daemon, client, || pools.with(|r, _, _| r.closing(id)) == 0).await;
         }
-        Action::Reconnect(_) => pools.with(|r, now, out| r.reconnect(now, id, out)),
+        Action::Reconnect(_) => {
+            // Often given because a name leads elsewhere now.
+            daemon.shared.names.expire();
+            pools.with(|r, now, out| r.reconnect(now, id, out));
+        }
         Action::Kill(_) => pools.with(|r, now, out| match id {
             Some(id) => r.kill(now, id, out),
             None => r.kill_all(now, out),

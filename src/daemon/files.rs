@@ -23,7 +23,9 @@ pub enum Kind {
     PrivateKey,
     /// `pair_secret_file`: a secret.
     PairSecret,
-    /// Certificates, rules: no secret, unless a private key stands in it too.
+    /// Access rules: a secret if they hold the password of an LDAP account.
+    Rules,
+    /// Certificates, user maps: no secret, unless a private key stands in it too.
     Plain,
 }
 
@@ -150,6 +152,10 @@ fn secret_in(kind: Kind, bytes: &[u8]) -> Option<&'static str> {
         Kind::PrivateKey => Some("a private key"),
         Kind::PairSecret => Some("the secret of the pair"),
         Kind::Configuration => has_password(bytes).then_some("a password"),
+        Kind::Rules => String::from_utf8_lossy(bytes)
+            .lines()
+            .any(|line| !line.trim_start().starts_with('#') && line.contains("ldapbindpasswd"))
+            .then_some("the password of an LDAP account"),
         Kind::Plain => bytes
             .windows(KEY_LABEL.len())
             .any(|window| window == KEY_LABEL)
@@ -294,6 +300,8 @@ mod tests {
         ] {
             assert_eq!(has_password(text.as_bytes()), want, "{text}");
         }
+        assert_eq!(secret_in(Kind::Rules, b"local all all peer\n# ldapbindpasswd=x\n"), None);
+        assert!(secret_in(Kind::Rules, b"host all all all ldap ldapbindpasswd=x\n").is_some());
         assert_eq!(secret_in(Kind::Plain, b"-----BEGIN CERTIFICATE-----\n"), None);
         assert!(secret_in(Kind::Plain, b"-----BEGIN RSA PRIVATE KEY-----\n").is_some());
     }

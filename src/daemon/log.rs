@@ -5,6 +5,7 @@
 
 mod journal;
 mod line;
+mod syslog;
 #[cfg(test)]
 mod tests;
 
@@ -26,8 +27,9 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
 use self::journal::Journal;
+use self::syslog::Syslog;
 use super::places::remedy;
-use crate::config::LogFormat;
+use crate::config::{LogFormat, SyslogFacility};
 
 /// The target of events that end the process; they are logged as FATAL, not ERROR.
 pub const FATAL: &str = "fatal";
@@ -52,6 +54,12 @@ pub fn quietly<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
     })
 }
 
+/// Is this thread doing work that must leave no trace? See [`quietly`].
+#[must_use]
+pub fn is_quiet() -> bool {
+    QUIET.get()
+}
+
 /// Log why the process cannot go on. The caller ends it.
 pub fn fatal(reason: &dyn fmt::Display) {
     tracing::error!(target: FATAL, "{reason}");
@@ -71,6 +79,9 @@ pub enum LogError {
     /// journald does not listen; lines go on as before.
     #[error("could not reach systemd-journald for log_format=journald: {0}; use log_format=pgbouncer or json")]
     Journal(io::Error),
+    /// There is no syslog daemon.
+    #[error("could not reach syslog at /dev/log for syslog=1: {0}; start a syslog daemon, or set syslog=0 and logfile")]
+    Syslog(io::Error),
     /// Something else in this process has set up logging.
     #[error("logging is set up already")]
     AlreadyStarted,
@@ -105,13 +116,13 @@ impl Log {
         let marked = stderr_is_journal();
         let journal = if marked { Journal::connect().ok() } else { None };
         let stderr = if stderr { Stderr::Open } else { Stderr::Quiet };
-        Self::of(verbosity, Sinks { file: None, stderr, marked, form: LogFormat::Pgbouncer, journal })
+        Self::of(verbosity, Sinks { file: None, stderr, marked, form: LogFormat::Pgbouncer, journal, syslog: None })
     }
 
     #[cfg(test)]
     fn with_journal(verbosity: u32, journal: Journal) -> Self {
         let (stderr, form) = (Stderr::Quiet, LogFormat::Pgbouncer);
-        Self::of(verbosity, Sinks { file: None, stderr, marked: false, form, journal: Some(journal) })
+        Self::of(verbosity, Sinks { file: None, stderr, marked: false, form, journal: Some(journal), syslog: None })
     }
 
     fn of(verbosity: u32, sinks: Sinks) -> Self {
@@ -168,6 +179,21 @@ impl Log {
     }
 }
 
+impl Log {
+    /// Send each line to syslog too, under this name and facility (PgBouncer settings syslog, syslog_ident, syslog_facility);
+    /// `None`: do not.
+    ///
+    /// # Errors
+    /// [`LogError::Syslog`]: nobody listens now; lines are sent as soon as somebody does.
+    pub fn set_syslog(&self, wanted: Option<(SyslogFacility, &str)>) -> Result<(), LogError> {
+        let syslog =
+            wanted.map(|(facility, ident)| Syslog::new(facility, ident)).transpose().map_err(LogError::Syslog)?;
+        let reached = syslog.as_ref().map_or(Ok(()), Syslog::is_there).map_err(LogError::Syslog);
+        self.shared.change().syslog = syslog;
+        reached
+    }
+}
+
 struct Shared {
     verbosity: AtomicU32,
     sinks: RwLock<Sinks>,
@@ -201,6 +227,7 @@ struct Sinks {
     marked: bool,
     form: LogFormat,
     journal: Option<Journal>,
+    syslog: Option<Syslog>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -241,6 +268,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
         // A journal that takes nothing: stderr is the second best.
         let written = journal.is_some_and(|journal| journal.write(event).is_ok());
         let stderr = sinks.stderr == Stderr::Open && !written;
+        if let Some(syslog) = &sinks.syslog {
+            line::with_message(event, |message| syslog.write(journal::priority(event), message));
+        }
         if sinks.file.is_some() || stderr {
             line::with_line(event, sinks.form == LogFormat::Json, |line| {
                 if let Some(file) = &sinks.file {

@@ -17,9 +17,10 @@ use crate::session::Mode;
 use crate::session::io::login::CONSOLE;
 use crate::session::io::roster::{ClientInfo, Doing, ServerInfo};
 use crate::session::io::shared::{Shared, Stats, lock};
+use crate::session::replication::Kind;
 use crate::snapshot::{
-    ClientState, Counters, DatabaseRow, ListCounts, MemoryRow, Needs, PoolRow, Replication, ServerState as Sv,
-    SettingRow, Snapshot, SocketRow, SocketState, StatsRow, UserRow,
+    ClientState, Counters, DatabaseRow, ListCounts, MemoryRow, Needs, PeerPoolRow, PeerRow, PoolRow, Replication,
+    ServerState as Sv, SettingRow, Snapshot, SocketRow, SocketState, StatsRow, UserRow,
 };
 
 /// Statistics at the end of the last two periods (PgBouncer setting stats_period).
@@ -79,11 +80,11 @@ impl History {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn unix_micros(at: Time) -> i64 {
+pub(super) fn unix_micros(at: Time) -> i64 {
     let since = at.system().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
@@ -148,8 +149,23 @@ impl Daemon {
         if needs.has(Needs::LISTS) {
             picture.lists = self.list_counts(pools.len());
         }
+        if needs.has(Needs::PEERS) {
+            picture.peers = self.peer_rows();
+        }
+        if needs.has(Needs::PEER_POOLS) {
+            picture.peer_pools = self.peer_pool_rows();
+        }
         if needs.has(Needs::MEMORY) {
             picture.memory = self.memory_rows();
+        }
+        if needs.has(Needs::WHY) {
+            picture.why = self.why_rows();
+        }
+        if needs.has(Needs::DNS_HOSTS) {
+            picture.dns_hosts = self.dns_hosts();
+        }
+        if needs.has(Needs::DNS_ZONES) {
+            picture.dns_zones = self.dns_zones();
         }
         if needs.has(Needs::HA) {
             picture.ha = self.ha_picture();
@@ -217,7 +233,7 @@ impl Daemon {
             load_balance_hosts: None,
             max_connections: 0,
             current_connections: 0,
-            max_client_connections: 0,
+            max_client_connections: config.settings.max_db_client_connections,
             current_client_connections: self.console_clients(),
             paused: false,
             disabled: false,
@@ -237,7 +253,7 @@ impl Daemon {
             .filter_map(|view| {
                 let route = self.shared.context(view.id)?.route();
                 let c = &view.counts;
-                Some(PoolRow {
+                let row = PoolRow {
                     database: route.database.name.as_str().into(),
                     user: route.server_user.as_str().into(),
                     cl_active: c.clients_active,
@@ -254,9 +270,21 @@ impl Daemon {
                     maxwait_us: micros(c.max_wait),
                     pool_mode: session_mode(route.mode),
                     load_balance_hosts: config.database(&route.database.name).and_then(balance),
-                })
+                };
+                Some((row, route.for_auth_query))
             })
             .collect();
+        // The servers of auth_query are a pool of their own, but one row with those of its user's clients: tools take a
+        // database and a user for a key.
+        rows.sort_by(|(a, a_asks), (b, b_asks)| (&a.database, &a.user, a_asks).cmp(&(&b.database, &b.user, b_asks)));
+        rows.dedup_by(|(other, _), (row, _)| {
+            let same = other.database == row.database && other.user == row.user;
+            if same {
+                row.add(other);
+            }
+            same
+        });
+        let mut rows: Vec<_> = rows.into_iter().map(|(row, _)| row).collect();
         rows.push(PoolRow {
             database: CONSOLE.into(),
             user: CONSOLE.into(),
@@ -298,8 +326,8 @@ impl Daemon {
 
     fn user_rows(&self) -> Vec<UserRow> {
         let (config, directory) = (self.config(), self.directory());
-        let mut names: Vec<String> = config.users.keys().cloned().collect();
-        names.extend(directory.users().iter().filter_map(|(n, _)| String::from_utf8(n.to_vec()).ok()));
+        // Those of the configuration and of auth_file, and whoever was here by auth_query.
+        let mut names: Vec<String> = directory.user_names().into_iter().collect();
         names.extend(config.databases.values().filter_map(|d| d.user.clone()));
         names.extend(config.databases.values().filter_map(|d| d.auth_user.clone()));
         names.extend(config.settings.auth_user.get().map(str::to_owned));
@@ -332,12 +360,42 @@ impl Daemon {
             databases: count(config.databases.len() + 1),
             users: count(self.user_rows().len()),
             peers: count(config.peers.len()),
+            peer_pools: count(config.peers.len()),
             pools: count(pools + 1),
             used_clients: count(listed),
             login_clients: u64::from(in_all).saturating_sub(count(listed)),
             used_servers: count(self.shared.roster.servers().len()),
+            dns_names: count(self.shared.names.view().len()),
+            dns_zones: count(self.dns_zones().len()),
+            dns_queries: count(self.shared.names.view().iter().filter(|name| name.pending).count()),
             ..ListCounts::default()
         }
+    }
+
+    fn peer_rows(&self) -> Vec<PeerRow> {
+        let config = self.config();
+        let row = |(&id, peer): (&u16, &crate::config::Peer)| PeerRow {
+            peer_id: id.into(),
+            host: Some(peer.host.to_string()),
+            port: peer.port,
+            pool_size: peer.pool_size.unwrap_or(config.settings.default_pool_size),
+        };
+        config.peers.iter().map(row).collect()
+    }
+
+    fn peer_pool_rows(&self) -> Vec<PeerPoolRow> {
+        let params = self.shared.params();
+        let rows = params.peers.pools.iter().map(|(&id, pool)| {
+            let counts = pool.counts();
+            PeerPoolRow {
+                peer_id: id.into(),
+                cl_active_cancel_req: counts.active,
+                cl_waiting_cancel_req: counts.waiting,
+                sv_active_cancel: counts.active,
+                sv_login: counts.connecting,
+            }
+        });
+        rows.collect()
     }
 
     fn memory_rows(&self) -> Vec<MemoryRow> {
@@ -355,7 +413,7 @@ impl Daemon {
             row("credentials_cache", size_of::<crate::auth::Secret>(), users),
             row("db_cache", size_of::<crate::config::Database>(), self.config().databases.len()),
             row("peer_cache", size_of::<crate::config::Peer>(), self.config().peers.len()),
-            row("peer_pool_cache", 0, 0),
+            row("peer_pool_cache", size_of::<crate::session::io::peers::PeerPool>(), self.config().peers.len()),
             row("pool_cache", size_of::<PoolView>(), self.shared.contexts().len()),
             row("outstanding_request_cache", 0, 0),
             row("server_cache", size_of::<crate::session::io::server::Server>(), roster.servers().len()),
@@ -390,10 +448,18 @@ fn balance(database: &crate::config::Database) -> Option<crate::snapshot::LoadBa
     })
 }
 
-fn address(peer: &Peer) -> (String, u16) {
+pub(super) fn address(peer: &Peer) -> (String, u16) {
     match peer {
         Peer::Inet(address) => (address.ip().to_string(), address.port()),
         Peer::Unix { .. } => ("unix".to_owned(), 0),
+    }
+}
+
+fn replication(kind: Option<Kind>) -> Replication {
+    match kind {
+        None => Replication::None,
+        Some(Kind::Logical) => Replication::Logical,
+        Some(Kind::Physical) => Replication::Physical,
     }
 }
 
@@ -415,7 +481,7 @@ fn client_row(shared: &Shared, client: &Arc<ClientInfo>, now: Time) -> SocketRow
         state: SocketState::Client(state),
         user: Some(client.user.as_str().into()),
         database: Some(client.database.as_str().into()),
-        replication: Replication::None,
+        replication: replication(client.replication().map(|wanted| wanted.kind)),
         addr,
         port,
         local_addr,
@@ -456,7 +522,7 @@ fn server_row(server: &Arc<ServerInfo>, view: &ServerView) -> SocketRow {
         state: SocketState::Server(state),
         user: Some(server.user.as_str().into()),
         database: Some(server.database.as_str().into()),
-        replication: Replication::None,
+        replication: replication(server.replication),
         addr,
         port,
         local_addr,

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::configure::{self, Boot, Setup, SetupError};
 use super::console;
-use super::directory::{ConfigDirectory, Numbers};
+use super::directory::{CONSOLE_DATABASE, ConfigDirectory, Numbers};
 use super::files::Files;
 use super::ha::material::PairMaterial;
 use super::ha::{Node, Testament, Wanted};
@@ -271,6 +271,8 @@ impl Daemon {
     pub async fn serve(self: Arc<Self>, workers: &Arc<Workers>) -> io::Result<()> {
         tokio::spawn(Arc::clone(&self.shared.pools).upkeep());
         tokio::spawn(Arc::clone(&self).keep_history());
+        tokio::spawn(Arc::clone(&self).watch_names());
+        tokio::spawn(Arc::clone(&self).forget_idle_databases());
         let watchdog = self.watch(workers)?;
         if let Some(watchdog) = &watchdog {
             self.join_pair(watchdog.health()).map_err(io::Error::other)?;
@@ -387,9 +389,12 @@ impl Daemon {
                         key,
                         back_door,
                     };
+                    if !super::log::is_quiet() {
+                        daemon.shared.stats_of(CONSOLE_DATABASE).logins.fetch_add(1, Ordering::Relaxed);
+                    }
                     Box::pin(console::serve(&daemon, console)).await;
                 }
-                Destination::Pool { context, membership, route, values } => {
+                Destination::Pool { context, membership, route, values, server } => {
                     let start = Start {
                         stream: client.stream,
                         input: client.input,
@@ -400,6 +405,7 @@ impl Daemon {
                         route,
                         values,
                         presence: client.presence,
+                        server,
                     };
                     Session::new(&daemon.shared, start).serve().await;
                 }
@@ -414,7 +420,12 @@ impl Daemon {
 /// The file cannot be opened; lines go on to where they went.
 pub fn set_log(log: &Log, config: &Config, verbose: u32) -> Result<(), super::log::LogError> {
     log.set_verbosity(verbose.max(config.settings.verbose.unwrap_or(0)));
-    let file = Some(config.settings.logfile.as_str()).filter(|f| !f.is_empty());
+    let settings = &config.settings;
+    if let Err(error) = log.set_syslog(settings.syslog.then_some((settings.syslog_facility, &settings.syslog_ident))) {
+        // PgBouncer says nothing at all; its lines get lost until a daemon is there.
+        tracing::warn!("{error}");
+    }
+    let file = Some(settings.logfile.as_str()).filter(|f| !f.is_empty());
     log.reopen(file.map(std::path::Path::new))
 }
 

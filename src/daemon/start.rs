@@ -372,6 +372,7 @@ pub fn check(options: &cli::Check) -> ExitCode {
         config::check(file, &mut |path| fs::read(path), &mut inspect)
     };
     let mut lines: Vec<_> = report.problems.iter().map(|p| (p.severity, p.to_string())).collect();
+    let told = report.config.as_ref().filter(|_| options.pgbouncer).map(beside_pgbouncer).unwrap_or_default();
     if let Some(config) = report.config.filter(|_| !options.without_files) {
         // What only shows when the parts are put together: a key that does not fit its certificate, a cipher nobody has.
         match Boot::new(config, Files::default()) {
@@ -383,11 +384,19 @@ pub fn check(options: &cli::Check) -> ExitCode {
     let failed = lines.iter().any(|(severity, _)| *severity == Severity::Error);
     let shown = lines.iter().filter(|(severity, _)| !quiet || *severity == Severity::Error);
     let mut text: String = shown.map(|(severity, line)| format!("{}: {line}\n", severity.as_str())).collect();
+    text.push_str(&told);
     if !failed && !quiet {
         text.push_str(&format!("{}: configuration is valid\n", file.display()));
     }
     let _ = cli::answer(&text);
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// A line for each setting that is used.
+fn beside_pgbouncer(config: &Config) -> String {
+    let verdicts = config::compat::verdicts_of(config);
+    let width = verdicts.iter().map(|verdict| verdict.name.len()).max().unwrap_or(0);
+    verdicts.iter().map(|verdict| format!("{:width$}  {}\n", verdict.name, verdict.text)).collect()
 }
 
 pub(super) fn inspect(role: FileRole, bytes: &[u8]) -> Vec<Finding> {

@@ -132,6 +132,8 @@ pub struct Pool {
     pub reported_values: Option<u32>,
     /// The keys of the last client that logged in by SCRAM.
     pub pass_through: Option<PassThrough>,
+    /// What auth_query last found about the user, if servers can be logged in to with it; empty: nothing.
+    pub found: Bytes,
 }
 
 /// Keys for logging in to servers without a password.

@@ -5,11 +5,13 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 
+use super::names::Names;
 use super::stream::Stream;
 
 /// Where a server listens.
@@ -84,7 +86,21 @@ pub enum DialError {
     Connect(#[source] io::Error),
 }
 
-/// Connects to `target`. Of a name's addresses the first that answers is taken.
+/// Connects to `target`, names being looked up through `names`. Of a name's addresses the first that answers is taken.
+///
+/// # Errors
+/// [`DialError`].
+pub async fn dial_by(names: &Arc<Names>, target: &Target, options: &TcpOptions) -> Result<Stream, DialError> {
+    match target {
+        Target::Name(name, port) => {
+            let found = names.addresses(name, *port).await.map_err(DialError::Dns)?;
+            tcp(&found, options).await
+        }
+        Target::Unix(_) | Target::Ip(..) => dial(target, options).await,
+    }
+}
+
+/// Connects to `target`; a name is looked up anew. Of a name's addresses the first that answers is taken.
 ///
 /// # Errors
 /// [`DialError`].
@@ -110,16 +126,21 @@ async fn unix(path: &std::path::Path) -> io::Result<UnixStream> {
     UnixStream::from_std(socket)
 }
 
+/// The options stand before the connection does: the window that is agreed on then is that of the receive buffer, and one that
+/// shrinks later stalls a busy stream.
+async fn connect(address: SocketAddr, options: &TcpOptions) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if let Err(error) = options.apply(&socket) {
+        tracing::debug!("socket option of server connection to {address} refused: {error}");
+    }
+    socket.connect(address).await
+}
+
 async fn tcp(addresses: &[SocketAddr], options: &TcpOptions) -> Result<Stream, DialError> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(socket) => {
-                if let Err(error) = options.apply(&socket) {
-                    tracing::debug!("socket option of server connection to {address} refused: {error}");
-                }
-                return Ok(socket.into());
-            }
+        match connect(*address, options).await {
+            Ok(socket) => return Ok(socket.into()),
             Err(error) => last = error,
         }
     }

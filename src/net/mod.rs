@@ -5,5 +5,6 @@ pub mod buffer;
 pub mod dial;
 pub mod kernel_tls;
 pub mod listen;
+pub mod names;
 pub mod socket;
 pub mod stream;

@@ -17,6 +17,7 @@ pub(super) mod reason {
     pub(in crate::pool) const TOO_MANY: &str = "too many servers in the pool";
     pub(in crate::pool) const SHARE: &str = "the other node may have more servers now";
     pub(in crate::pool) const EVICTED: &str = "evicted";
+    pub(in crate::pool) const OWNER_GONE: &str = "replication client was closed";
     pub(in crate::pool) const REMOVED: &str = "database removed";
     pub(in crate::pool) const CANCEL_LATE: &str = "not sending cancel request for client that is now idle";
 }
@@ -30,6 +31,15 @@ pub enum Action {
         server: ServerId,
         /// Where it will belong.
         pool: PoolId,
+    },
+    /// As [`Self::Open`], for this client alone, as it asks for it at its login (replication).
+    OpenOwn {
+        /// Freshly drawn id.
+        server: ServerId,
+        /// Where it will be counted.
+        pool: PoolId,
+        /// Whose it will be.
+        client: ClientId,
     },
     /// Connect without logging in, then ask `cancel_connected`, send the cancel key of `target` and wait for the end of
     /// the connection; in the end, whatever happened, `cancel_done`.

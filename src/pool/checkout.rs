@@ -14,6 +14,17 @@ pub(super) fn database_removed() -> Fault {
     Fault::fatal(Culprit::Us, reason::REMOVED)
 }
 
+/// What a client in the queue waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// Any server of the pool.
+    Server,
+    /// To be shown the parameters of the pool's servers.
+    Welcome,
+    /// A server that nobody else had or will have.
+    OwnServer,
+}
+
 impl Registry {
     /// A client needs a server: the one used last if any is free (the first used with `server_round_robin`), else a place
     /// at the end of the queue. It is refused if servers cannot be reached and the last attempt is not older than
@@ -28,7 +39,7 @@ impl Registry {
         if let Some(fault) = self.ending.clone().or_else(|| self.cached_failure(now, p)) {
             return Checkout::Refused(fault);
         }
-        self.enqueue(now, p, client, now, false, out);
+        self.enqueue(now, p, client, now, Wish::Server, out);
         Checkout::Queued
     }
 
@@ -51,7 +62,7 @@ impl Registry {
         if let Some(fault) = &self.ending {
             return Checkout::Refused(fault.clone());
         }
-        self.enqueue(now, p, client, since.min(now), false, out);
+        self.enqueue(now, p, client, since.min(now), Wish::Server, out);
         Checkout::Queued
     }
 
@@ -70,7 +81,7 @@ impl Registry {
         if let Some(fault) = &self.ending {
             return Welcome::Refused(fault.clone());
         }
-        self.enqueue(now, p, client, now, true, out);
+        self.enqueue(now, p, client, now, Wish::Welcome, out);
         Welcome::Queued
     }
 
@@ -142,6 +153,11 @@ impl Registry {
                 self.forget(now, s, out);
                 self.share(now, p, out);
             }
+            // Its client has gone before it had it.
+            _ if self.servers[s].own => {
+                self.close(now, s, reason::OWNER_GONE, out);
+                self.share(now, p, out);
+            }
             Fate::Idle => {
                 self.servers[s].used = true;
                 self.servers[s].idle_since = now;
@@ -175,7 +191,9 @@ impl Registry {
             self.close(now, s, reason::TOO_MANY, out);
         } else if self.is_over_share(s) {
             self.close(now, s, reason::SHARE, out);
-        } else if let Some(w) = self.pools[p].waiters.first() {
+        } else if self.must_give_way(now, p) {
+            self.close(now, s, reason::EVICTED, out);
+        } else if let Some(w) = self.next_for_free(p) {
             let Waiter { client, since, .. } = self.waiters[w];
             self.dequeue(w);
             let needs_check = self.hand_over(now, s, client);
@@ -218,7 +236,7 @@ impl Registry {
     }
 
     /// What a new client is told instead of waiting for servers that cannot be reached.
-    fn cached_failure(&self, now: Time, p: u32) -> Option<Fault> {
+    pub(super) fn cached_failure(&self, now: Time, p: u32) -> Option<Fault> {
         let pool = &self.pools[p];
         let text = pool.failure.as_ref()?;
         let out_of_hope = pool.connected() == 0 && pool.count(Place::ActiveCancel) == 0 && !self.is_halted(p);
@@ -229,14 +247,24 @@ impl Registry {
         Some(Fault::fatal(Culprit::Server, text).retryable())
     }
 
-    fn enqueue(&mut self, now: Time, p: u32, client: ClientId, since: Time, welcome: bool, out: &mut Vec<Action>) {
+    pub(super) fn enqueue(
+        &mut self,
+        now: Time,
+        p: u32,
+        client: ClientId,
+        since: Time,
+        wish: Wish,
+        out: &mut Vec<Action>,
+    ) {
         if self.waiter_slots.contains_key(&client) {
             return;
         }
-        let w = self.waiters.insert(Waiter { links: Links::default(), client, pool: p, since, welcome });
+        let (welcome, own) = (wish == Wish::Welcome, wish == Wish::OwnServer);
+        let w = self.waiters.insert(Waiter { links: Links::default(), client, pool: p, since, welcome, own });
         self.waiter_slots.insert(client, w);
         let pool = &mut self.pools[p];
         pool.welcome_waiters += u32::from(welcome);
+        pool.own_waiters += u32::from(own);
         match pool.waiters.last() {
             Some(last) if self.waiters[last].since > since => {
                 pool.waiters.insert_before(&mut self.waiters, w, |other| other.since > since);
@@ -247,9 +275,10 @@ impl Registry {
     }
 
     pub(super) fn dequeue(&mut self, w: u32) {
-        let Waiter { client, pool: p, welcome, .. } = self.waiters[w];
+        let Waiter { client, pool: p, welcome, own, .. } = self.waiters[w];
         let pool = &mut self.pools[p];
         pool.welcome_waiters -= u32::from(welcome);
+        pool.own_waiters -= u32::from(own);
         pool.waiters.remove(&mut self.waiters, w);
         self.waiter_slots.remove(&client);
         self.waiters.remove(w);

@@ -4,11 +4,11 @@
 use super::action::reason;
 use super::checkout::database_removed;
 use super::registry::Registry;
-use super::state::{Place, User};
+use super::state::{Database, Place, User};
 use super::{Action, DatabaseId, PoolEnd};
 use crate::clock::Time;
 use crate::fault::Fault;
-use crate::ids::ServerId;
+use crate::ids::{PoolId, ServerId};
 
 /// What PAUSE, SUSPEND and RESUME (without a database) switch; the rows of SHOW STATE.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -202,6 +202,18 @@ impl Registry {
         self.remove_pools(now, d, out);
         self.database_slots.remove(&database);
         self.databases.remove(d);
+    }
+
+    /// [`Self::drop_database`] of the database of this pool, if it has no other pool, nobody uses this one, and no command
+    /// holds the database; true if it was dropped.
+    pub fn drop_unused(&mut self, now: Time, pool: PoolId, out: &mut Vec<Action>) -> bool {
+        let Some(&p) = self.pool_slots.get(&pool) else { return false };
+        let Database { id, group, paused, disabled, .. } = &self.databases[self.pools[p].database];
+        let drop = group.pools == [p] && self.pools[p].is_unused() && !paused && !disabled;
+        if drop {
+            self.drop_database(now, *id, out);
+        }
+        drop
     }
 
     /// Servers that PAUSE waits for, of one database or of all.

@@ -33,6 +33,8 @@ pub trait Idle: Send + 'static {
 pub trait Host<S>: Send + Sync + 'static {
     /// Connect and log in, then [`Pools::ready`] or [`Pools::failed`].
     fn open(&self, server: ServerId, pool: PoolId);
+    /// The same for a server that is to be this client's alone.
+    fn open_own(&self, server: ServerId, pool: PoolId, client: ClientId);
     /// Carry a cancel request to the server `target`; then tell the registry `cancel_done`.
     fn open_cancel(&self, carrier: ServerId, pool: PoolId, request: ClientId, target: ServerId);
     /// The cancel request is not needed any more.
@@ -219,6 +221,11 @@ impl<S: Idle> Pools<S> {
         };
         self.perform(state);
         (answer, server)
+    }
+
+    /// Asks for a server that is to be this client's alone.
+    pub fn checkout_own(&self, pool: PoolId, client: ClientId) -> Checkout {
+        self.with(|registry, now, out| registry.checkout_own(now, pool, client, out))
     }
 
     /// Asks whether the parameters of the pool's servers are known; if not, a [`Message::Welcome`] will come.
@@ -420,6 +427,7 @@ impl<S: Idle> State<S> {
     fn errand(&mut self, action: Action) -> Errand<S> {
         match action {
             Action::Open { server, pool } => Box::new(move |host| host.open(server, pool)),
+            Action::OpenOwn { server, pool, client } => Box::new(move |host| host.open_own(server, pool, client)),
             Action::OpenCancel { server, pool, request, target } => {
                 Box::new(move |host| host.open_cancel(server, pool, request, target))
             }

@@ -48,6 +48,13 @@ impl ClientLimits {
         self.databases.entry(database).or_default().limit = limit;
     }
 
+    /// Forgets a database that has no clients.
+    pub fn forget_database(&mut self, database: DatabaseId) {
+        if self.of_database(database) == 0 {
+            self.databases.remove(&database);
+        }
+    }
+
     /// `max_user_client_connections` of a user; 0 = no limit.
     pub fn set_user(&mut self, user: UserId, limit: u32) {
         self.users.entry(user).or_default().limit = limit;
@@ -104,6 +111,10 @@ impl ClientLimits {
             let text = "this node stands by: it takes clients only while it has the floating address (listen = active)";
             return Err(refusal(text).with_sqlstate("57P03"));
         }
+        self.count_database(seat, database, exempt)
+    }
+
+    fn count_database(&mut self, seat: &mut Seat, database: DatabaseId, exempt: bool) -> Result<(), Fault> {
         if seat.database != Some(database) {
             if let Some(former) = seat.database.replace(database) {
                 give_back(&mut self.databases, former);
@@ -117,6 +128,21 @@ impl ClientLimits {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Counts a client of the console under its database and its user. It gets in also where nobody gets into a database any
+    /// more. `exempt`: an admin is counted and never refused.
+    ///
+    /// # Errors
+    /// As [`Self::admit_database`] and [`Self::admit_user`], for too many clients only.
+    pub fn admit_console(
+        &mut self,
+        seat: &mut Seat,
+        (database, user): (DatabaseId, UserId),
+        exempt: bool,
+    ) -> Result<(), Fault> {
+        self.count_database(seat, database, exempt)?;
+        self.admit_user(seat, user, exempt)
     }
 
     /// Counts the client under its user, as [`Self::admit_database`] does under the database.

@@ -23,6 +23,7 @@ mod freeze;
 pub mod io;
 mod limits;
 mod opening;
+mod own;
 mod params;
 mod picture;
 mod registry;
@@ -32,6 +33,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod why;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,6 +46,7 @@ pub use params::{DatabaseParams, GlobalParams, PoolParams, UserParams};
 pub use picture::{PoolCounts, PoolView, ServerState, ServerView};
 pub use registry::{Registry, Untold};
 pub use share::LimitUse;
+pub use why::{LimitReached, WaitCause, WaitView};
 
 /// A database entry of the configuration (a name that clients connect to).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,10 +10,10 @@ use crate::fault::Fault;
 use crate::ids::{ClientId, ServerId};
 
 /// SQLSTATE cannot_connect_now: starting up, shutting down, in recovery. It passes, so clients go on waiting.
-const CANNOT_CONNECT_NOW: &str = "57P03";
+pub(super) const CANNOT_CONNECT_NOW: &str = "57P03";
 
 /// May one more server be opened under `pool_size`?
-enum Room {
+pub(super) enum Room {
     Free,
     /// Out of the reserve, for this client.
     Reserve(ClientId),
@@ -29,6 +29,10 @@ impl Registry {
     #[must_use]
     pub fn server_ready(&mut self, now: Time, server: ServerId, out: &mut Vec<Action>) -> bool {
         let Some(s) = self.in_login(server) else { return false };
+        if self.servers[s].own {
+            self.own_ready(now, s, out);
+            return true;
+        }
         let p = self.servers[s].pool;
         let pool = &mut self.pools[p];
         pool.failure = None;
@@ -50,7 +54,15 @@ impl Registry {
     pub fn server_failed(&mut self, now: Time, server: ServerId, failure: Failure, out: &mut Vec<Action>) {
         let Some(s) = self.in_login(server) else { return };
         let p = self.servers[s].pool;
+        let own = self.servers[s].own.then_some(self.servers[s].client).flatten();
         self.forget(now, s, out);
+        let failure = match own {
+            Some(client) => match self.own_failed(p, client, failure, out) {
+                Some(failure) => failure,
+                None => return self.share(now, p, out),
+            },
+            None => failure,
+        };
         let text = match failure {
             Failure::Connect(text) => text,
             Failure::Login(fault) => {
@@ -79,7 +91,7 @@ impl Registry {
         self.announce(d, before, out);
     }
 
-    fn in_login(&self, server: ServerId) -> Option<u32> {
+    pub(super) fn in_login(&self, server: ServerId) -> Option<u32> {
         let s = *self.server_slots.get(&server)?;
         (self.servers[s].place == Place::Login).then_some(s)
     }
@@ -118,7 +130,9 @@ impl Registry {
         if now < retry_at {
             return self.arm(p, retry_at);
         }
-        let room = if waiting { self.room(now, pool) } else { Room::Free };
+        let owner = self.next_owner(p);
+        let in_the_way = owner.map(|_| self.idle_in_the_way(p)).unwrap_or_default();
+        let room = if waiting && in_the_way.is_empty() { self.room(now, pool) } else { Room::Free };
         if let Room::Full(until) = room {
             return self.arm(p, until);
         }
@@ -126,6 +140,9 @@ impl Registry {
         let sides = [Side::Database, Side::User];
         if let Some(side) = sides.into_iter().find(|&side| !self.can_make_room(p, side, waiting)) {
             return self.block(p, side, waiting);
+        }
+        for s in in_the_way {
+            self.close(now, s, reason::EVICTED, out);
         }
         for side in sides {
             if !self.make_room(now, p, side, out) {
@@ -138,8 +155,15 @@ impl Registry {
         self.unblock(p);
         self.touch(now, p);
         self.pools[p].last_attempt = now;
-        let (_, server) = self.add_server(now, p, Place::Login);
-        out.push(Action::Open { server, pool: self.pools[p].id });
+        let (s, server) = self.add_server(now, p, Place::Login);
+        let pool = self.pools[p].id;
+        out.push(match owner {
+            Some(client) => {
+                (self.servers[s].own, self.servers[s].client) = (true, Some(client));
+                Action::OpenOwn { server, pool, client }
+            }
+            None => Action::Open { server, pool },
+        });
     }
 
     /// When the next attempt may begin.
@@ -151,7 +175,7 @@ impl Registry {
         }
     }
 
-    fn room(&self, now: Time, pool: &Pool) -> Room {
+    pub(super) fn room(&self, now: Time, pool: &Pool) -> Room {
         let size = pool.params.pool_size;
         if size == 0 || pool.sessions() < size {
             return Room::Free;
@@ -184,7 +208,7 @@ impl Registry {
 
     /// The limit of the pool's database or user leaves room for one more server, or for waiting clients (`evict`) an idle
     /// server of somebody else may give way. For `min_pool_size` none ever does.
-    fn can_make_room(&self, p: u32, side: Side, evict: bool) -> bool {
+    pub(super) fn can_make_room(&self, p: u32, side: Side, evict: bool) -> bool {
         let group = self.group(side, self.group_slot(p, side));
         !group.is_full() || (evict && group.idle > 0)
     }

@@ -233,6 +233,7 @@ impl Registry {
             close_needed: false,
             moving: false,
             resetting: false,
+            own: false,
             cancels: 0,
             cancels_sent: 0,
         });

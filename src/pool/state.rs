@@ -66,6 +66,8 @@ pub(super) struct Server {
     pub(super) moving: bool,
     /// Being reset, held by no client.
     pub(super) resetting: bool,
+    /// Opened for its client alone, and lent to nobody else.
+    pub(super) own: bool,
     /// Cancel requests aimed at it.
     pub(super) cancels: u32,
     /// Those of them that were sent and are not over.
@@ -90,6 +92,8 @@ pub(super) struct Waiter {
     pub(super) since: Time,
     /// Wants to be welcomed, not a server.
     pub(super) welcome: bool,
+    /// Wants a server of its own.
+    pub(super) own: bool,
 }
 
 impl Linked for Waiter {
@@ -122,6 +126,8 @@ pub(super) struct Pool {
     /// The oldest first.
     pub(super) waiters: List,
     pub(super) welcome_waiters: u32,
+    /// Clients in the queue that want a server of their own.
+    pub(super) own_waiters: u32,
     pub(super) clients: u32,
     pub(super) resetting: u32,
     /// Servers with `close_needed`.
@@ -155,6 +161,7 @@ impl Pool {
             lists: [List::default(); Place::COUNT],
             waiters: List::default(),
             welcome_waiters: 0,
+            own_waiters: 0,
             clients: 0,
             resetting: 0,
             doomed: 0,
@@ -198,9 +205,9 @@ impl Pool {
         self.count(Place::CancelLogin) + self.count(Place::ActiveCancel)
     }
 
-    /// More clients wait than servers are about to come back from their reset.
+    /// More clients wait than servers are about to come back from their reset, which help nobody who wants one of its own.
     pub(super) fn is_waiting(&self) -> bool {
-        self.waiters.len() > self.resetting
+        self.own_waiters > 0 || self.waiters.len() > self.resetting
     }
 
     /// Least time between two closes for `server_lifetime`, so that a pool opened at once is not closed at once.

@@ -1,5 +1,6 @@
 //! Scripts, one for each rule: a time in seconds, a call, and after `->` what comes of it. `wait` runs the timers.
 
+mod own;
 mod random;
 mod share;
 
@@ -125,7 +126,7 @@ impl Script {
             "pool" => self.ensure(word(1), &args, words.contains(&"forced")),
             "attach" => self.registry.client_attached(now, self.pool(word(1))),
             "detach" => self.registry.client_detached(now, self.pool(word(1))),
-            "checkout" | "again" | "welcome" => return self.ask(words, &args),
+            "checkout" | "own" | "again" | "welcome" => return self.ask(words, &args),
             "leave" => return self.registry.leave(ClientId(id(word(1)))).to_string(),
             "ready" => return known(self.registry.server_ready(now, server(), &mut self.out)),
             "fail" => self.fail(words),
@@ -229,6 +230,7 @@ impl Script {
         let (now, pool, client) = (self.now, self.pool(words[1]), ClientId(id(words[2])));
         let checkout = match words[0] {
             "checkout" => self.registry.checkout(now, pool, client, &mut self.out),
+            "own" => self.registry.checkout_own(now, pool, client, &mut self.out),
             "again" => {
                 let since = Time(secs(args["since"]).as_nanos() as u64);
                 self.registry.checkout_again(now, pool, client, since, &mut self.out)
@@ -291,6 +293,7 @@ fn granted(server: ServerId, needs_check: bool) -> String {
 fn say(action: &Action) -> String {
     match action {
         Action::Open { server, pool } => format!("open s{server} p{}", pool.0),
+        Action::OpenOwn { server, pool, client } => format!("own s{server} p{} c{client}", pool.0),
         Action::OpenCancel { server, request, target, .. } => format!("carry c{request} s{server} to s{target}"),
         Action::DropCancel { request, .. } => format!("drop c{request}"),
         Action::Grant { client, server, needs_check, .. } => format!("c{client} {}", granted(*server, *needs_check)),
@@ -1141,6 +1144,50 @@ fn nobody_new_is_let_in_at_the_end() {
     assert!(limits.admit_database(&mut seat, DatabaseId(1), true).is_ok(), "an admin is let in");
     limits.leave(seat);
     assert_eq!((limits.clients(), limits.of_database(DatabaseId(1))), (0, 0));
+}
+
+#[test]
+fn clients_of_the_console_are_counted_and_let_in_to_the_end() {
+    let mut limits = ClientLimits::new();
+    let (console, stats, admin) = (DatabaseId(0), UserId(1), UserId(2));
+    limits.set_database(console, 2);
+    limits.set_user(stats, 1);
+    limits.set_standby(true);
+    limits.close();
+    let mut seats = [limits.enter(), limits.enter(), limits.enter(), limits.enter()];
+    assert!(limits.admit_console(&mut seats[0], (console, stats), false).is_ok());
+    let fault = limits.admit_console(&mut seats[1], (console, stats), false).unwrap_err();
+    assert_eq!(fault.text, "client connections exceeded (max_user_client_connections)");
+    assert!(limits.admit_console(&mut seats[2], (console, admin), true).is_ok(), "an admin is let in");
+    let fault = limits.admit_console(&mut seats[3], (console, UserId(3)), false).unwrap_err();
+    assert_eq!(fault.text, "client connections exceeded (max_db_client_connections)");
+    assert_eq!((limits.of_database(console), limits.of_user(stats), limits.of_user(admin)), (4, 2, 1));
+    seats.into_iter().for_each(|seat| limits.leave(seat));
+    assert_eq!((limits.of_database(console), limits.of_user(stats), limits.of_user(admin)), (0, 0, 0));
+}
+
+#[test]
+fn a_database_that_nobody_uses_can_be_dropped() {
+    let (mut registry, mut out) = (Registry::new(Ids::default(), GlobalParams::default()), Vec::new());
+    let (now, client, database) = (Time(1), ClientId(1), DatabaseId(1));
+    let pool = registry.ensure_pool(now, database, UserId(1), &PoolParams::default());
+    assert_eq!(registry.checkout(now, pool, client, &mut out), Checkout::Queued);
+    assert!(!registry.drop_unused(now, pool, &mut out), "somebody waits");
+    assert!(registry.leave(client));
+    assert!(!registry.drop_unused(now, pool, &mut out), "a server logs in");
+    let [Action::Open { server, .. }] = out.as_slice() else { panic!("{out:?}") };
+    let server = *server;
+    registry.server_failed(now, server, Failure::Connect("nowhere".into()), &mut out);
+    registry.set_disabled(database, true);
+    assert!(!registry.drop_unused(now, pool, &mut out), "a command holds it");
+    registry.set_disabled(database, false);
+    let other = registry.ensure_pool(now, database, UserId(2), &PoolParams::default());
+    assert!(!registry.drop_unused(now, pool, &mut out), "it has another pool");
+    let alone = registry.ensure_pool(now, DatabaseId(2), UserId(1), &PoolParams::default());
+    assert!(registry.drop_unused(now, alone, &mut out));
+    assert!(!registry.drop_unused(now, alone, &mut out), "it is gone");
+    assert_eq!(registry.owners(alone), None);
+    assert_eq!(registry.owners(other), Some((database, UserId(2))));
 }
 
 #[test]

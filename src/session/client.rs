@@ -1,11 +1,13 @@
 //! What each frame of a client means for the server that it has, or must get: forward, rewrite a statement's name, answer
 //! ourselves, swallow, or end the session.
 //!
-//! Better than PgBouncer on purpose: a Bind or Describe of an unknown statement and a Parse under a name in use become the
-//! server's own errors (26000, 42P05) inside the client's transaction, where PgBouncer closes the connection.
+//! Better than PgBouncer on purpose: a Parse under a name in use becomes the server's own error (42P05) inside the client's
+//! transaction, where PgBouncer closes the connection. So does a Bind or Describe of an unknown statement (26000) if the
+//! setting `unknown_prepared_statement` says so.
 
 use std::sync::Arc;
 
+use super::misuse;
 use super::params::Values;
 use super::server::ServerCore;
 use crate::fault::{Culprit, Fault};
@@ -56,6 +58,8 @@ pub struct Turn<'a> {
     pub to_client: &'a mut Vec<u8>,
     /// Statements that a server may have (PgBouncer setting max_prepared_statements); 0: names pass untouched.
     pub statements_max: usize,
+    /// A Bind or Describe of an unknown statement ends the session (setting `unknown_prepared_statement`).
+    pub unknown_name_ends: bool,
     /// Makes a definition the shared statement that it is.
     pub intern: &'a dyn Fn(&[u8]) -> Arc<Statement>,
 }
@@ -183,7 +187,7 @@ impl ClientCore {
             // that of the new statement, since a server's name must never stand for anything but its own definition.
             ensure(&statement, server, turn);
             extended::put_parse(turn.to_server, &statement.server_name, &statement.definition);
-            server.sent_duplicate_parse();
+            server.sent_duplicate_parse(parse.name);
             return Verdict::Rewritten(head.total);
         }
         let undo = self.names.insert(parse.name, Arc::clone(&statement));
@@ -204,30 +208,38 @@ impl ClientCore {
 
     fn on_bind(&mut self, head: Head, body: &[u8], server: &mut ServerCore, turn: &mut Turn<'_>) -> Verdict {
         if turn.statements_max == 0 {
-            server.sent_bind();
+            server.sent_bind(None);
             return Verdict::Forward;
         }
         let Some(names) = extended::bind_names(body) else { return malformed("Bind") };
         if names.statement.is_empty() {
-            server.sent_bind();
+            server.sent_bind(None);
             return Verdict::Forward;
+        }
+        let unknown = self.names.get(names.statement).is_none().then_some(names.statement);
+        if unknown.is_some() && turn.unknown_name_ends {
+            return Verdict::Fatal(Fault::fatal(Culprit::Client, misuse::UNKNOWN));
         }
         let target = self.server_name(names.statement, server, turn);
         extended::put_bind_front(turn.to_server, names.portal, &target, head.body_len() - names.len);
-        server.sent_bind();
+        server.sent_bind(unknown);
         Verdict::Rewritten(head.total - head.body_len() + names.len)
     }
 
     fn on_describe(&mut self, head: Head, body: &[u8], server: &mut ServerCore, turn: &mut Turn<'_>) -> Verdict {
         match extended::target(body) {
             Some(Target::Statement(name)) if !name.is_empty() && turn.statements_max > 0 => {
+                let unknown = self.names.get(name).is_none().then_some(name);
+                if unknown.is_some() && turn.unknown_name_ends {
+                    return Verdict::Fatal(Fault::fatal(Culprit::Client, misuse::UNKNOWN));
+                }
                 let target = self.server_name(name, server, turn);
                 extended::put_statement_target(turn.to_server, b'D', &target);
-                server.sent_describe();
+                server.sent_describe(unknown);
                 Verdict::Rewritten(head.total)
             }
             Some(_) => {
-                server.sent_describe();
+                server.sent_describe(None);
                 Verdict::Forward
             }
             None => malformed("Describe"),

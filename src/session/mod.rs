@@ -6,7 +6,9 @@ pub mod cancel;
 pub mod client;
 pub mod drain;
 pub mod io;
+pub mod misuse;
 pub mod params;
+pub mod replication;
 pub mod server;
 
 /// When a server goes back to the pool (PgBouncer setting pool_mode).

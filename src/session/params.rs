@@ -12,10 +12,17 @@ pub const ALWAYS_TRACKED: [&str; 5] =
 /// ignore_startup_parameters names it; here it follows the client.
 pub const SENT_BY_DRIVERS: &str = "extra_float_digits";
 
+/// Reported by servers of some versions (14, 16, 18), and then tracked whatever is configured: a client's value would else
+/// stay behind on the server for the next one. Where the server does not report it, a client's change could not be seen, and
+/// a startup message that asks for it is refused as it always was.
+pub const TRACKED_IF_REPORTED: [&str; 3] = ["default_transaction_read_only", "scram_iterations", "search_path"];
+
 /// The names that are tracked, fixed at start.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Tracked {
     names: Vec<Box<str>>,
+    /// Those from this place on count only where the server reports them.
+    asked_for: usize,
 }
 
 impl Tracked {
@@ -31,13 +38,31 @@ impl Tracked {
                 names.push(name.into());
             }
         }
-        Self { names }
+        let asked_for = names.len();
+        let more = TRACKED_IF_REPORTED.iter().filter(|more| !names.iter().any(|n| n.eq_ignore_ascii_case(more)));
+        let more: Vec<Box<str>> = more.map(|&n| n.into()).collect();
+        names.extend(more);
+        Self { names, asked_for }
     }
 
     /// The place of a name, case ignored.
     #[must_use]
     pub fn index(&self, name: &[u8]) -> Option<usize> {
         self.names.iter().position(|n| n.as_bytes().eq_ignore_ascii_case(name))
+    }
+
+    /// The place of a name; none for a parameter that nobody asked to be tracked, if the configuration has it `ignored`.
+    #[must_use]
+    pub fn index_unless(&self, name: &[u8], ignored: bool) -> Option<usize> {
+        let unasked = |index: &usize| *index >= self.asked_for || SENT_BY_DRIVERS.as_bytes().eq_ignore_ascii_case(name);
+        self.index(name).filter(|index| !(ignored && unasked(index)))
+    }
+
+    /// The first parameter that a client wants and that cannot be tracked, as the server does not report it.
+    #[must_use]
+    pub fn untracked<'a>(&'a self, wanted: &Values, reported: &Values) -> Option<&'a str> {
+        let unreported = |index: &usize| wanted.get(*index).is_some() && reported.get(*index).is_none();
+        (self.asked_for..self.names.len()).find(unreported).and_then(|index| self.names.get(index)).map(|name| &**name)
     }
 
     /// All names, in order.
@@ -195,13 +220,28 @@ mod tests {
     #[test]
     fn only_what_differs_is_set_and_quotes_cannot_break_out() {
         let tracked = Tracked::new(["IntervalStyle", "search_path; DROP", ""]);
-        assert_eq!(tracked.names().count(), 7);
+        assert_eq!(tracked.names().count(), 10);
         let client = values(&tracked, &[("timezone", "Mars/O'Neil\\"), ("client_encoding", "utf8")]);
         let server =
             values(&tracked, &[("TimeZone", "UTC"), ("client_encoding", "UTF8"), ("IntervalStyle", "iso_8601")]);
         let sql = client.sql_to_change(&server, &tracked).unwrap();
         assert_eq!(String::from_utf8(sql).unwrap(), "SET TimeZone=E'Mars/O''Neil\\\\';RESET IntervalStyle;");
         assert_eq!(server.sql_to_change(&server.clone(), &tracked), None);
+    }
+
+    #[test]
+    fn what_only_some_servers_report_is_tracked_there_only() {
+        let tracked = Tracked::new(["search_path"]);
+        assert_eq!(tracked.names().count(), 9);
+        let wanted = values(&tracked, &[("search_path", "a"), ("scram_iterations", "5000")]);
+        let silent = Values::unset(&tracked);
+        assert_eq!(tracked.untracked(&wanted, &silent), Some("scram_iterations"), "search_path was asked for");
+        let reported = values(&tracked, &[("scram_iterations", "4096")]);
+        assert_eq!(tracked.untracked(&wanted, &reported), None);
+        assert_eq!(tracked.index_unless(b"Scram_Iterations", true), None);
+        assert_eq!(tracked.index_unless(b"search_path", true), tracked.index(b"search_path"));
+        assert_eq!(tracked.index_unless(b"extra_float_digits", true), None);
+        assert!(tracked.index_unless(b"extra_float_digits", false).is_some());
     }
 
     #[test]

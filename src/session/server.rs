@@ -8,6 +8,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::client::ClientCore;
+use super::misuse::{Misuse, MisuseKind};
 use super::params::{Tracked, Values};
 use crate::prepared::{Statement, Undo, Window};
 use crate::wire::frame::{Head, cstr};
@@ -52,10 +53,18 @@ enum Owed {
     OurParseComplete {
         undo: Box<Undo>,
     },
-    /// A Parse of a statement that the server has, which is an error.
-    Duplicate,
-    Bind,
-    Describe,
+    /// A Parse of a statement that the server has, which is an error. The client's name for it.
+    Duplicate {
+        name: Box<[u8]>,
+    },
+    /// `unknown`: the statement's name, if the client has none of that name.
+    Bind {
+        unknown: Option<Box<[u8]>>,
+    },
+    /// As for Bind.
+    Describe {
+        unknown: Option<Box<[u8]>>,
+    },
     Execute,
     /// `evicted`: what the server still has if this is skipped.
     Close {
@@ -117,6 +126,8 @@ pub struct ServerCore {
     /// After CopyInResponse or CopyBothResponse, until the client ends the copy: the server then reads Sync and Flush as
     /// nothing (PostgreSQL docs, "COPY Operations").
     copy_in: bool,
+    /// From CopyBothResponse to the end of its command.
+    streaming: bool,
     /// An extended-protocol message went out since the last Sync.
     unsynced: bool,
     /// The server reported an error and skips everything up to a Sync that has not gone out yet.
@@ -150,6 +161,7 @@ impl ServerCore {
             window: Window::default(),
             status: Status::Idle,
             copy_in: false,
+            streaming: false,
             unsynced: false,
             skipping: false,
             values,
@@ -204,6 +216,12 @@ impl ServerCore {
     #[must_use]
     pub fn in_copy_in(&self) -> bool {
         self.copy_in
+    }
+
+    /// Does it stream in both directions (replication)? Such a stream has no end of its own.
+    #[must_use]
+    pub fn is_streaming(&self) -> bool {
+        self.streaming
     }
 
     /// The tracked parameters as the server has them.
@@ -268,8 +286,8 @@ impl ServerCore {
         self.forgets = true;
     }
 
-    pub(super) fn sent_duplicate_parse(&mut self) {
-        self.sent_extended(Owed::Duplicate);
+    pub(super) fn sent_duplicate_parse(&mut self, name: &[u8]) {
+        self.sent_extended(Owed::Duplicate { name: name.into() });
     }
 
     pub(super) fn sent_parse(&mut self, statement: Option<&Arc<Statement>>, undo: Option<Undo>) {
@@ -293,12 +311,12 @@ impl ServerCore {
         self.sent_extended(Owed::Close { swallow: true, evicted: Some(evicted) });
     }
 
-    pub(super) fn sent_bind(&mut self) {
-        self.sent_extended(Owed::Bind);
+    pub(super) fn sent_bind(&mut self, unknown: Option<&[u8]>) {
+        self.sent_extended(Owed::Bind { unknown: unknown.map(Into::into) });
     }
 
-    pub(super) fn sent_describe(&mut self) {
-        self.sent_extended(Owed::Describe);
+    pub(super) fn sent_describe(&mut self, unknown: Option<&[u8]>) {
+        self.sent_extended(Owed::Describe { unknown: unknown.map(Into::into) });
     }
 
     pub(super) fn sent_execute(&mut self) {
@@ -378,6 +396,18 @@ impl ServerCore {
         self.window.evict(max)
     }
 
+    /// What an error of the server would be about, if it is about a statement that the client knows by another name than the
+    /// server, or that it does not have.
+    #[must_use]
+    pub fn misuse(&self) -> Option<Misuse> {
+        let (kind, name) = match self.owed.front()? {
+            Owed::Duplicate { name } => (MisuseKind::NameInUse, name),
+            Owed::Bind { unknown: Some(name) } | Owed::Describe { unknown: Some(name) } => (MisuseKind::Unknown, name),
+            _ => return None,
+        };
+        Some(Misuse::new(kind, name))
+    }
+
     /// Is one of our own replies next in line?
     #[must_use]
     pub fn has_due_replies(&self) -> bool {
@@ -423,11 +453,15 @@ impl ServerCore {
             b'I' | b's' => self.pop_execute(),
             b'Z' => self.on_ready(head, body),
             b'1' => self.on_parse_complete(),
-            b'2' => self.pop(|o| matches!(o, Owed::Bind), "unexpected BindComplete"),
+            b'2' => self.pop(|o| matches!(o, Owed::Bind { .. }), "unexpected BindComplete"),
             b'3' => self.on_close_complete(),
             b'S' => self.on_parameter_status(head, body, client),
             b'E' => self.on_error(client),
-            b'G' | b'W' => self.on_copy_in(),
+            b'G' => self.on_copy_in(),
+            b'W' => {
+                self.streaming = true;
+                self.on_copy_in()
+            }
             _ => Verdict::Quarantine("unexpected message type from server"),
         }
     }
@@ -445,7 +479,7 @@ impl ServerCore {
             return Verdict::Quarantine("unasked-for data from server");
         }
         // RowDescription and NoData end the answer to Describe; ParameterDescription only precedes them.
-        if matches!(tag, b'T' | b'n') && matches!(self.owed.front(), Some(Owed::Describe)) {
+        if matches!(tag, b'T' | b'n') && matches!(self.owed.front(), Some(Owed::Describe { .. })) {
             self.advance();
             return Verdict::Forward;
         }
@@ -475,7 +509,7 @@ impl ServerCore {
     fn on_parse_complete(&mut self) -> Verdict {
         match self.advance() {
             // What we think it has is no longer true.
-            Some(Owed::Duplicate) => Verdict::Quarantine("prepared statements went away unseen"),
+            Some(Owed::Duplicate { .. }) => Verdict::Quarantine("prepared statements went away unseen"),
             Some(Owed::Parse { swallow: true, .. }) => Verdict::Swallow,
             Some(Owed::Parse { swallow: false, .. }) => Verdict::Forward,
             _ => Verdict::Quarantine("unexpected ParseComplete"),
@@ -502,6 +536,7 @@ impl ServerCore {
         }
         // A copy that the server ended by itself.
         self.copy_in = false;
+        self.streaming = false;
         self.pop_execute()
     }
 
@@ -588,6 +623,7 @@ impl ServerCore {
 
     fn on_error(&mut self, client: Option<&mut ClientCore>) -> Verdict {
         self.copy_in = false;
+        self.streaming = false;
         match self.owed.front() {
             // Asynchronous: the server is about to go (PostgreSQL docs, "Asynchronous Operations").
             None | Some(Owed::Query { .. } | Owed::FunctionCall | Owed::Sync { .. }) => return self.pass(),

@@ -36,6 +36,14 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// From now on the calling thread runs when no other has anything to do, almost (setpriority(2), which on Linux means one
+/// thread). Without effect where the kernel says no.
+pub fn yield_to_others() {
+    const LOWEST: libc::c_int = 19;
+    // SAFETY: it takes any values and touches no memory; id 0 is the calling thread.
+    let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST) };
+}
+
 /// Take every capability out of the bounding set, so that no program started later can gain one (capabilities(7)).
 /// Needs CAP_SETPCAP; concerns the calling thread and those it starts.
 ///

@@ -36,7 +36,7 @@ fn fields(severity: &str, sqlstate: &str, text: &str) -> Vec<(u8, String)> {
 pub fn put_error(out: &mut Vec<u8>, fault: &Fault) {
     let mut fields = fields(fault.severity.as_str(), &fault.sqlstate, &fault.text);
     if !fault.detail.is_empty() {
-        fields.push((b'D', fault.detail.to_owned()));
+        fields.push((b'D', fault.detail.replace('\0', "")));
     }
     put_pgwire(out, &ErrorResponse::new(fields));
 }

@@ -102,6 +102,7 @@ pub(crate) fn receive_login(
                 login.on_message(&body)
             }
             Step::Derive(derivation) => login.on_keys(&derivation.run()),
+            Step::Ask(_) => login.on_answer(Err("nobody to ask".to_owned())),
             Step::Accepted(accepted) => break Ok(accepted),
             Step::Refused(refusal) => break Err(refusal),
         };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from pathlib import Path
@@ -37,11 +38,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept, left_out = [], []
     for item in items:
         beyond = item.get_closest_marker("beyond_pgbouncer") and config.getoption("--stand-in")
+        newer = item.get_closest_marker("since_pgbouncer") if config.getoption("--stand-in") else None
+        beyond = beyond or newer and stand_in_version() < tuple(map(int, newer.args[0].split(".")))
         long = item.get_closest_marker("full") and not wants_full
         (left_out if beyond or long else kept).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
+
+
+def stand_in_version() -> tuple[int, ...]:
+    """The version of the PgBouncer under test."""
+    said = process.run([pooler_module.binary(), "--version"], user=process.unprivileged_user()).stdout
+    return tuple(map(int, re.search(r"PgBouncer (\d+)\.(\d+)", said).groups()))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

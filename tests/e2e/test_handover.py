@@ -80,7 +80,7 @@ def test_idle_clients_keep_their_parameters(serve, mode):
 
 @pytest.mark.parametrize("mode", ["transaction", "session"])
 def test_prepared_statements_of_the_protocol(serve, mode):
-    pooler = serve(pool_mode=mode, max_prepared_statements=3, default_pool_size=1)
+    pooler = serve(pool_mode=mode, max_prepared_statements=3, default_pool_size=1, unknown_prepared_statement="error")
     first, second = pooler.wire(), pooler.wire() if mode == "transaction" else None
     for n in range(6):
         # In transaction pooling more than the server may keep: the first are evicted from it.

@@ -94,6 +94,55 @@ def test_revenue_interactive_console(revenue, revenue_shell):
         assert column in done.stdout
 
 
+@pytest.mark.beyond_pgbouncer("PgBouncer's console knows no SQL")
+def test_revenue_pool_efficiency_query(revenue, revenue_shell):
+    """The query of several lines that they feed to psql."""
+    text = commands(REVENUE / "operator-commands.sh")
+    (block,) = re.findall(r"^psql [^\n]*<< 'EOF'\n.*?^EOF$", text, re.M | re.S)
+    with revenue.connect("revenue_engine", "revenue_user", "secure_revenue_password", sslmode="require") as connection:
+        connection.execute("select 1")
+        done = revenue_shell(adapt(block, revenue))
+    assert done.stderr == ""
+    head, _, *rows, count, end = done.stdout.splitlines()
+    names = [name.strip() for name in head.split("|")]
+    assert names == re.findall(r"^    (\w+),?$", block, re.M)
+    pools = [dict(zip(names, (cell.strip() for cell in row.split("|")), strict=True)) for row in rows]
+    (pool,) = [pool for pool in pools if pool["database"] == "revenue_engine" and pool["user"] == "revenue_user"]
+    assert pool["cl_active"] == "1" and pool["cl_waiting"] == "0" and pool["maxwait"] == "0"
+    assert (count, end) == (f"({len(rows)} rows)", "")
+
+
+def test_revenue_memory_usage_by_the_name_of_the_process(own_revenue, revenue_shell):
+    """`ps` and `pgrep pgbouncer`: the program is found under the name that it was started by."""
+    pooler = own_revenue
+    pooler.stop()
+    link = pooler.folder / "pgbouncer"
+    link.symlink_to(binary())
+    pooler.process = process.spawn([link, pooler.ini], user=pooler.user, stderr=pooler.stderr, cwd=pooler.folder)
+    poll_until(lambda: pooler.admin("SHOW VERSION"), "the pooler serves")
+    text = commands(REVENUE / "operator-commands.sh")
+    (listing,) = re.findall(r"^ps aux .*$", text, re.M)
+    assert str(pooler.ini) in revenue_shell(listing).stdout
+    (memory,) = re.findall(r"^cat /proc/.*$", text, re.M)
+    # Other tests' poolers may run beside it.
+    memory = memory.replace("pgrep pgbouncer", f"pgrep -P {os.getpid()} pgbouncer")
+    assert re.fullmatch(r"VmRSS:\s+\d+ kB\n", revenue_shell(memory).stdout)
+
+
+def test_every_line_of_the_revenue_engine_file_is_covered():
+    """What this module runs, together, is all of it but comments."""
+    text = commands(REVENUE / "operator-commands.sh")
+    covered = [r"^psql [^\n]*<< 'EOF'\n.*?^EOF$", r"^cat >> \S+ << EOF\n.*?^EOF$", r"^psql .*$", r"^SHOW \w+;$",
+               r"^SELECT \* FROM pg_stat_activity.*$", r"^echo .*$", r"^systemctl reload pgbouncer$", r"^openssl req .*$",
+               r"^ps aux .*$", r"^cat /proc/.*$"]
+    for pattern in covered:
+        text = re.sub(pattern, "", text, flags=re.M | re.S if "EOF" in pattern else re.M)
+    left = [line for line in text.splitlines() if line and not line.startswith("#")]
+    # Their own files: nothing of the pooler's.
+    assert left == ["chmod 600 pgbouncer.key", "chown pgbouncer:pgbouncer pgbouncer.crt pgbouncer.key",
+                    "cat /etc/pgbouncer/userlist.txt"]
+
+
 def test_revenue_pg_stat_activity_goes_to_the_database(revenue, revenue_shell):
     (query,) = re.findall(r"^SELECT \* FROM pg_stat_activity.*$", commands(REVENUE / "operator-commands.sh"), re.M)
     done = revenue_shell(f"psql -h localhost -p {revenue.port} -U revenue_user -d revenue_engine -c '{query}'")

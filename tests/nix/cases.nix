@@ -1,4 +1,5 @@
-# Configurations that must be accepted, and ones that must be refused with the words given. Addresses are those of RFC 5737.
+# Configurations that must be accepted without a word, ones that are accepted with the warning given, and ones that must be refused
+# with the words given. Addresses are those of RFC 5737.
 let
   minimal = {
     services.pgtandem = {
@@ -33,10 +34,46 @@ let
   };
   pairBut = other: both (pair "pooler1") { services.pgtandem = other; };
   minimalBut = other: both minimal { services.pgtandem = other; };
+  # Two virtual routers, each at home on another node.
+  crossed = priorityOfRead: other: {
+    imports = [
+      (pair "pooler1")
+      (
+        { lib, ... }:
+        {
+          services.pgtandem.ha = {
+            addresses = lib.mkForce [ ];
+            virtualRouterId = lib.mkForce null;
+            virtualRouters = {
+              write = {
+                virtualRouterId = 51;
+                addresses = [ "192.0.2.10" ];
+                priority = {
+                  pooler1 = 200;
+                  pooler2 = 100;
+                };
+              };
+              read = {
+                virtualRouterId = 52;
+                addresses = [ "192.0.2.11" ];
+                priority = priorityOfRead;
+              };
+            };
+          };
+        }
+      )
+      { services.pgtandem.ha = other; }
+    ];
+  };
+  readAtHomeOn2 = {
+    pooler1 = 100;
+    pooler2 = 200;
+  };
 in
 {
   accepted = {
-    inherit minimal;
+    minimal = minimalBut { userlistFile = "/run/secrets/userlist.txt"; };
+    auth_query = minimalBut { settings.auth_user = "pgtandem"; };
 
     # What operators bring, in the words of the module.
     enterprise = {
@@ -111,6 +148,14 @@ in
       enable = true;
       pgbouncerConfigFile = "/etc/pgbouncer/pgbouncer.ini";
     };
+    iniAndItsPort = {
+      services.pgtandem = {
+        enable = true;
+        openFirewall = true;
+        pgbouncerConfigFile = "/etc/pgbouncer/pgbouncer.ini";
+      };
+      networking.firewall.allowedTCPPorts = [ 6432 ];
+    };
     iniOfTheSystem = both (pair "pooler1") (
       { lib, ... }:
       {
@@ -150,6 +195,27 @@ in
       services.prometheus.enable = true;
     };
 
+    # Both addresses in use, one on each node.
+    crossed = crossed readAtHomeOn2 {
+      virtualRouters.write.settings.preempt = true;
+      virtualRouters.read.settings.preempt = true;
+    };
+    crossedForAll = crossed readAtHomeOn2 { settings.preempt = true; };
+    preferred = pairBut {
+      ha.settings.preempt = true;
+      ha.nodes.pooler1.priority = 200;
+      ha.nodes.pooler2.priority = 100;
+    };
+    keepalived = pairBut {
+      ha.settings.vrrp_version = 2;
+      ha.settings.advertisement_interval_ms = 1000;
+    };
+    # The other node's is not known here.
+    priorityOfThisNode = pairBut {
+      ha.settings.preempt = true;
+      ha.settings.priority = 200;
+    };
+
     nftables = both (pair "pooler1") (
       { options, ... }:
       {
@@ -166,6 +232,40 @@ in
         networking.firewall.extraCommands = "iptables -A nixos-fw -p vrrp -j nixos-fw-accept";
       }
     );
+  };
+
+  warned = {
+    noUsers = {
+      config = minimal;
+      says = "services.pgtandem.userlistFile: there is none";
+    };
+    firewallOfAFile = {
+      config.services.pgtandem = {
+        enable = true;
+        openFirewall = true;
+        pgbouncerConfigFile = "/etc/pgbouncer/pgbouncer.ini";
+      };
+      says = "services.pgtandem.openFirewall: clients are not let in, as their port stands in a file";
+    };
+    firewallOfAnInclude = {
+      config.services.pgtandem = {
+        enable = true;
+        openFirewall = true;
+        pgbouncerConfigFile = builtins.toFile "include.ini" "%include /etc/pgbouncer/pgbouncer.ini";
+      };
+      says = "services.pgtandem.openFirewall: clients are not let in, as their port stands in a file";
+    };
+    socketOfAFile = {
+      config.services.pgtandem = {
+        enable = true;
+        pgbouncerConfigFile = builtins.toFile "short.ini" "[databases]\napp = host=192.0.2.5";
+      };
+      says = "services.pgtandem.pgbouncerConfigFile: its unix_socket_dir is /tmp";
+    };
+    prefixLength = {
+      config = pairBut { ha.addresses = [ "192.0.2.11/24" ]; };
+      says = "services.pgtandem.ha: the prefix length of 192.0.2.11/24 is not used";
+    };
   };
 
   refused = {
@@ -222,11 +322,38 @@ in
         ha.nodes.pooler1.priority = 100;
         ha.nodes.pooler2.priority = 100;
       };
-      says = "services.pgtandem.ha.nodes: both nodes have the same priority";
+      says = "services.pgtandem.ha.nodes: both nodes have the same priority (100; not given is 254), so neither comes first. Say both: ha.nodes.pooler1.priority = 200; ha.nodes.pooler2.priority = 100;";
     };
     preempt = {
       config = pairBut { ha.settings.preempt = true; };
-      says = "and preempt means nothing";
+      says = "both nodes have the same priority (254; not given is 254), so neither comes first, and preempt means nothing. Say both:";
+    };
+    asNotGiven = {
+      config = pairBut {
+        ha.settings.preempt = true;
+        ha.nodes.pooler1.priority = 254;
+      };
+      says = "services.pgtandem.ha.nodes: both nodes have the same priority (254; not given is 254)";
+    };
+    prioritiesOfARouter = {
+      config = crossed {
+        pooler1 = 100;
+        pooler2 = 100;
+      } { virtualRouters.read.settings.preempt = true; };
+      says = "services.pgtandem.ha.virtualRouters.read.priority: both nodes have the same priority (100; not given is 254), so neither comes first, and preempt means nothing. Say both: ha.virtualRouters.read.priority = { pooler1 = 200; pooler2 = 100; };";
+    };
+    strangerInARouter = {
+      config = crossed {
+        pooler1 = 100;
+        poolerX = 200;
+      } { };
+      says = "services.pgtandem.ha.virtualRouters.read.priority: \"poolerX\" is none of ha.nodes (pooler1, pooler2)";
+    };
+    sameAddress = {
+      config = both (pair "pooler1") (
+        { lib, ... }: { services.pgtandem.ha.nodes.pooler2.address = lib.mkForce "192.0.2.1"; }
+      );
+      says = "services.pgtandem.ha.nodes: pooler1 and pooler2 have the same address 192.0.2.1";
     };
     threeNodes = {
       config = pairBut { ha.nodes.pooler3.address = "192.0.2.3"; };

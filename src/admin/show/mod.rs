@@ -7,6 +7,7 @@ mod ha;
 mod objects;
 mod sockets;
 mod stats;
+mod why;
 
 use std::borrow::Cow;
 
@@ -28,6 +29,8 @@ pub enum Type {
     Text,
     /// `numeric`.
     Numeric,
+    /// `float8`.
+    Float8,
 }
 
 impl Type {
@@ -40,6 +43,7 @@ impl Type {
             Self::Int4 => 23,
             Self::Text => 25,
             Self::Numeric => 1700,
+            Self::Float8 => 701,
         }
     }
 
@@ -47,7 +51,7 @@ impl Type {
     #[must_use]
     pub fn typlen(self) -> i16 {
         match self {
-            Self::Int8 => 8,
+            Self::Int8 | Self::Float8 => 8,
             Self::Int4 => 4,
             Self::Bytea | Self::Text | Self::Numeric => -1,
         }
@@ -55,35 +59,39 @@ impl Type {
 }
 
 /// One column of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
     /// Name.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Type.
     pub ty: Type,
 }
 
 const fn text(name: &'static str) -> Column {
-    Column { name, ty: Type::Text }
+    Column { name: Cow::Borrowed(name), ty: Type::Text }
 }
 
 const fn int4(name: &'static str) -> Column {
-    Column { name, ty: Type::Int4 }
+    Column { name: Cow::Borrowed(name), ty: Type::Int4 }
 }
 
 const fn int8(name: &'static str) -> Column {
-    Column { name, ty: Type::Int8 }
+    Column { name: Cow::Borrowed(name), ty: Type::Int8 }
+}
+
+const fn bytea(name: &'static str) -> Column {
+    Column { name: Cow::Borrowed(name), ty: Type::Bytea }
 }
 
 const fn numeric(name: &'static str) -> Column {
-    Column { name, ty: Type::Numeric }
+    Column { name: Cow::Borrowed(name), ty: Type::Numeric }
 }
 
 const VERSION: &[Column] = &[text("version")];
 const STATE: &[Column] = &[text("key"), text("value")];
 
 /// One value. Which column type it goes with: see the variants.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Cell<'a> {
     /// NULL.
     Null,
@@ -94,6 +102,10 @@ pub enum Cell<'a> {
     Int(i64),
     /// `numeric`.
     Numeric(u64),
+    /// `float8`.
+    Float(f64),
+    /// `bytea`.
+    Bytes(Cow<'a, [u8]>),
 }
 
 impl<'a> From<&'a str> for Cell<'a> {
@@ -213,11 +225,13 @@ pub enum Item {
     Users,
     /// The version line.
     Version,
+    /// Waiting clients, and what they wait for.
+    Why,
 }
 
 impl Item {
     /// Every item, by name.
-    pub const ALL: [(&'static str, Self); 25] = [
+    pub const ALL: [(&'static str, Self); 26] = [
         ("active_sockets", Self::ActiveSockets),
         ("clients", Self::Clients),
         ("config", Self::Config),
@@ -243,6 +257,7 @@ impl Item {
         ("totals", Self::Totals),
         ("users", Self::Users),
         ("version", Self::Version),
+        ("why", Self::Why),
     ];
 
     /// The item of that name, in either case.
@@ -271,6 +286,7 @@ impl Item {
             Self::Pools => Needs::POOLS,
             Self::Stats | Self::StatsAverages | Self::StatsTotals | Self::Totals => Needs::STATS,
             Self::Users => Needs::USERS,
+            Self::Why => Needs::WHY,
         }
     }
 
@@ -297,6 +313,7 @@ impl Item {
             Self::Peers => objects::PEERS,
             Self::Pools => objects::POOLS,
             Self::Users => objects::USERS,
+            Self::Why => why::COLUMNS,
             Self::Stats => stats::STATS,
             Self::StatsAverages => stats::AVERAGES,
             Self::StatsTotals => stats::TOTALS_BY_DATABASE,
@@ -330,6 +347,7 @@ pub fn table<'a>(item: Item, snapshot: &'a Snapshot, zone: &'a TimeZone) -> Tabl
         Item::Peers => objects::peers(snapshot),
         Item::Pools => objects::pools(snapshot),
         Item::Users => objects::users(snapshot),
+        Item::Why => why::rows(snapshot, zone),
         Item::Stats => stats::by_database(snapshot, true, true),
         Item::StatsTotals => stats::by_database(snapshot, true, false),
         Item::StatsAverages => stats::by_database(snapshot, false, true),

@@ -1,6 +1,6 @@
 //! SHOW DATABASES, POOLS, USERS and the other lists of one row per object.
 
-use super::{Cell, Column, Row, gauge, int4, int8, text, yes_no};
+use super::{Cell, Column, Row, bytea, gauge, int4, int8, text, yes_no};
 use crate::snapshot::{
     DatabaseRow, DescriptorRow, DnsHostRow, DnsZoneRow, ListCounts, LoadBalanceHosts, MemoryRow, PoolMode, PoolRow,
     SettingRow, Snapshot, UserRow,
@@ -28,6 +28,8 @@ pub(super) const DATABASES: &[Column] = &[
     int4("current_client_connections"),
     int4("paused"),
     int4("disabled"),
+    // The name of reserve_pool_size before PgBouncer 1.23, which exporters still ask for.
+    int4("reserve_pool"),
 ];
 
 pub(super) const DNS_HOSTS: &[Column] = &[text("hostname"), int8("ttl"), text("addrs")];
@@ -48,8 +50,8 @@ pub(super) const FDS: &[Column] = &[
     text("datestyle"),
     text("timezone"),
     text("password"),
-    Column { name: "scram_client_key", ty: super::Type::Bytea },
-    Column { name: "scram_server_key", ty: super::Type::Bytea },
+    bytea("scram_client_key"),
+    bytea("scram_server_key"),
 ];
 
 pub(super) const LISTS: &[Column] = &[text("list"), int4("items")];
@@ -138,6 +140,7 @@ fn database(db: &DatabaseRow) -> Row<'_> {
         gauge(db.current_client_connections),
         db.paused.into(),
         db.disabled.into(),
+        gauge(db.reserve_pool_size),
     ]
 }
 

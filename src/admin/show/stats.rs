@@ -31,6 +31,8 @@ pub(super) const STATS: &[Column] = &[
     numeric("avg_server_parse_count"),
     numeric("avg_bind_count"),
     numeric("avg_client_login_count"),
+    // What PgBouncer called queries before 1.8: the exporter that Debian ships asks for nothing else.
+    numeric("total_requests"),
 ];
 
 pub(super) const TOTALS_BY_DATABASE: &[Column] = &[
@@ -126,6 +128,9 @@ pub(super) fn by_database(
         }
         if averages {
             row.extend(numbers(&sum.averages(span_us)));
+        }
+        if counters && averages {
+            row.push(Cell::Numeric(sum.now.queries));
         }
         row
     }))

@@ -20,7 +20,7 @@ const COLUMNS: [(Item, &str); 20] = [
         "name text, host text, port int4, database text, force_user text, pool_size int4, min_pool_size int4, \
          reserve_pool_size int4, server_lifetime int4, pool_mode text, load_balance_hosts text, \
          max_connections int4, current_connections int4, max_client_connections int4, \
-         current_client_connections int4, paused int4, disabled int4",
+         current_client_connections int4, paused int4, disabled int4, reserve_pool int4",
     ),
     (Item::Peers, "peer_id int4, host text, port int4, pool_size int4"),
     (
@@ -72,7 +72,7 @@ const STATS: [(Item, &str); 3] = [
          total_query_time total_wait_time total_client_parse_count total_server_parse_count total_bind_count \
          total_client_login_count avg_server_assignment_count avg_xact_count avg_query_count avg_recv avg_sent \
          avg_xact_time avg_query_time avg_wait_time avg_client_parse_count avg_server_parse_count avg_bind_count \
-         avg_client_login_count",
+         avg_client_login_count total_requests",
     ),
     (
         Item::StatsTotals,
@@ -93,6 +93,7 @@ fn described(item: Item) -> String {
         Type::Int4 => "int4",
         Type::Text => "text",
         Type::Numeric => "numeric",
+        Type::Float8 => "float8",
     };
     let columns: Vec<_> = item.columns().iter().map(|c| format!("{} {}", c.name, name(c.ty))).collect();
     columns.join(", ")
@@ -194,7 +195,7 @@ fn the_pair() {
 
 #[test]
 fn databases_and_pools_are_sorted() {
-    let row = |name| format!("{name}|10.0.0.1,10.0.0.2|5432|{name}|NULL|20|0|5|3600|NULL|round-robin|50|1|0|2|0|1");
+    let row = |name| format!("{name}|10.0.0.1,10.0.0.2|5432|{name}|NULL|20|0|5|3600|NULL|round-robin|50|1|0|2|0|1|5");
     assert_eq!(rows(Item::Databases), [row("crm"), row("shop")]);
     assert_eq!(
         rows(Item::Pools),
@@ -249,7 +250,7 @@ fn statistics_add_up_rows_of_one_database() {
     let totals = "1100|1102|1104|1106|1108|1110|1112|1114|1116|1118|1120|1122";
     // 100 in 10 s each; 100 microseconds over 100 transactions.
     let averages = "10|10|10|10|10|1|1|1|10|10|10|10";
-    assert_eq!(stats[1], format!("shop|{totals}|{averages}"));
+    assert_eq!(stats[1], format!("shop|{totals}|{averages}|1104"));
     assert_eq!(rows(Item::StatsTotals)[1], format!("shop|{totals}"));
     assert_eq!(rows(Item::StatsAverages)[1], format!("shop|{averages}"));
     let all = rows(Item::Totals);

@@ -49,6 +49,15 @@ pub(super) fn with_line(event: &Event<'_>, json: bool, write: impl FnOnce(&[u8])
     let _ = SCRATCH.try_with(|cell| cell.set(scratch));
 }
 
+/// Hand the message of `event` and its fields, as a plain line has them, to `write`.
+pub(super) fn with_message(event: &Event<'_>, write: impl FnOnce(&str)) {
+    let (mut message, mut fields, mut line) = (Capped::new(), Capped::new(), String::new());
+    event.record(&mut Collector { message: &mut message, fields: &mut fields, json: false, fatal: false });
+    printable(&mut line, message.as_str().trim_end());
+    printable(&mut line, fields.as_str());
+    write(&line);
+}
+
 /// Is the event one that ends the process: target `fatal`, or a field `fatal = true`?
 pub(super) fn is_fatal(event: &Event<'_>) -> bool {
     struct Find(bool);

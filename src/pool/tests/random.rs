@@ -1,6 +1,7 @@
 //! Any order of events: a simulated driver keeps its own books of clients and servers and holds the registry to the
 //! promises of its documentation after every call.
 
+use super::super::checkout::Wish;
 use super::super::registry::Side;
 use super::super::slots::Slab;
 use super::super::state::Place;
@@ -15,6 +16,7 @@ const CLIENTS: u64 = 12;
 enum Op {
     Checkout(u32, u64),
     Welcome(u32, u64),
+    Own(u32, u64),
     Leave(usize),
     Release(usize, u8),
     Reset(usize),
@@ -46,6 +48,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         30 => (0..POOLS, 0..CLIENTS).prop_map(|(p, c)| Op::Checkout(p, c)),
         4 => (0..POOLS, 0..CLIENTS).prop_map(|(p, c)| Op::Welcome(p, c)),
+        6 => (0..POOLS, 0..CLIENTS).prop_map(|(p, c)| Op::Own(p, c)),
         5 => any().prop_map(Op::Leave),
         25 => (any(), 0..6u8).prop_map(|(s, fate)| Op::Release(s, fate)),
         4 => any().prop_map(Op::Reset),
@@ -76,7 +79,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Client {
-    Waiting { since: Time, turn: u64, welcome: bool },
+    Waiting { since: Time, turn: u64, wish: Wish },
     Holding(ServerId),
 }
 
@@ -94,6 +97,8 @@ struct Known {
     pool: PoolId,
     state: State,
     doomed: bool,
+    /// Opened for this client alone.
+    own: Option<ClientId>,
 }
 
 /// The driver.
@@ -171,6 +176,7 @@ impl World {
         match *op {
             Op::Checkout(p, c) => self.checkout(p, ClientId(c), None),
             Op::Welcome(p, c) => self.welcome(p, ClientId(c)),
+            Op::Own(p, c) => self.checkout_own(p, ClientId(c)),
             Op::Leave(n) => {
                 let waiting: Vec<ClientId> = self
                     .clients
@@ -266,7 +272,7 @@ impl World {
                 let server = ServerId(self.registry.ids.draw());
                 assert!(self.registry.adopt(now, &standing(server, pool, None, now), &mut self.out));
                 self.opened += 1;
-                self.servers.insert(server, Known { pool, state: State::Idle, doomed: false });
+                self.servers.insert(server, Known { pool, state: State::Idle, doomed: false, own: None });
             }
             Op::DatabaseLimit(d, n) => {
                 self.limits[0][d as usize] = n;
@@ -326,7 +332,7 @@ impl World {
             Checkout::Queued => {
                 self.turn += 1;
                 let since = since.unwrap_or(now);
-                self.clients.insert(client, (pool, Client::Waiting { since, turn: self.turn, welcome: false }));
+                self.clients.insert(client, (pool, Client::Waiting { since, turn: self.turn, wish: Wish::Server }));
             }
             Checkout::Refused(_) => {
                 assert!(since.is_none());
@@ -346,10 +352,28 @@ impl World {
             Welcome::Queued => {
                 self.asked += 1;
                 self.turn += 1;
-                let waiting = Client::Waiting { since: now, turn: self.turn, welcome: true };
+                let waiting = Client::Waiting { since: now, turn: self.turn, wish: Wish::Welcome };
                 self.clients.insert(client, (pool, waiting));
             }
             _ => self.registry.client_detached(now, pool),
+        }
+    }
+
+    fn checkout_own(&mut self, p: u32, client: ClientId) {
+        if self.clients.contains_key(&client) {
+            return;
+        }
+        let (pool, now) = (self.pool(p), self.now);
+        self.registry.client_attached(now, pool);
+        match self.registry.checkout_own(now, pool, client, &mut self.out) {
+            Checkout::Queued => {
+                self.asked += 1;
+                self.turn += 1;
+                let waiting = Client::Waiting { since: now, turn: self.turn, wish: Wish::OwnServer };
+                self.clients.insert(client, (pool, waiting));
+            }
+            Checkout::Granted { .. } => panic!("a server that is not the client's own"),
+            Checkout::Refused(_) => self.registry.client_detached(now, pool),
         }
     }
 
@@ -451,17 +475,22 @@ impl World {
         assert!(self.out.len() <= bound, "{} actions from one call", self.out.len());
         for action in std::mem::take(&mut self.out) {
             match action {
-                Action::Open { server, pool } => self.opened(server, pool),
+                Action::Open { server, pool } => self.opened(server, pool, None),
+                Action::OpenOwn { server, pool, client } => {
+                    let waits = matches!(self.clients[&client].1, Client::Waiting { wish: Wish::OwnServer, .. });
+                    assert!(waits, "a server for nobody");
+                    self.opened(server, pool, Some(client));
+                }
                 Action::OpenCancel { server, pool, request, target } => {
                     assert!(matches!(self.servers[&target].state, State::Held(_)));
                     self.opened += 1;
-                    self.servers.insert(server, Known { pool, state: State::Carrier, doomed: false });
+                    self.servers.insert(server, Known { pool, state: State::Carrier, doomed: false, own: None });
                     self.requests.get_mut(&request).unwrap().1 = Some(server);
                 }
                 Action::DropCancel { request, .. } => assert!(self.requests.remove(&request).is_some()),
                 Action::Grant { client, server, waited_since, .. } => self.granted(client, server, waited_since),
                 Action::Welcome { client, .. } => {
-                    assert!(matches!(self.clients[&client].1, Client::Waiting { welcome: true, .. }));
+                    assert!(matches!(self.clients[&client].1, Client::Waiting { wish: Wish::Welcome, .. }));
                     self.ended += 1;
                     self.part(client);
                 }
@@ -483,10 +512,11 @@ impl World {
         }
     }
 
-    fn opened(&mut self, server: ServerId, pool: PoolId) {
+    fn opened(&mut self, server: ServerId, pool: PoolId, own: Option<ClientId>) {
         assert!(!self.is_halted(pool), "a server opened while paused");
         self.opened += 1;
-        assert!(self.servers.insert(server, Known { pool, state: State::Login, doomed: false }).is_none());
+        let known = Known { pool, state: State::Login, doomed: false, own };
+        assert!(self.servers.insert(server, known).is_none());
         let p = self.owners[&pool];
         let (d, u) = owner(p);
         let count = |wanted: &dyn Fn(u32) -> bool| {
@@ -506,12 +536,16 @@ impl World {
     }
 
     fn granted(&mut self, client: ClientId, server: ServerId, waited_since: Time) {
-        let (pool, Client::Waiting { since, turn, welcome: false }) = self.clients[&client] else {
+        let (pool, Client::Waiting { since, turn, wish }) = self.clients[&client] else {
             panic!("a grant to {client}, who does not wait for it");
         };
+        assert_ne!(wish, Wish::Welcome);
+        let own = (wish == Wish::OwnServer).then_some(client);
+        assert_eq!(self.servers[&server].own, own, "a server that was opened for somebody else");
         assert_eq!(since, waited_since);
         let earlier = self.clients.values().any(|(of, other)| {
-            matches!(other, Client::Waiting { since: s, turn: t, welcome: false } if *of == pool && (*s, *t) < (since, turn))
+            matches!(other, Client::Waiting { since: s, turn: t, wish: w }
+                if *of == pool && *w == wish && (*s, *t) < (since, turn))
         });
         assert!(!earlier, "somebody waited longer");
         assert!(!self.is_halted(pool), "a grant while paused");
@@ -563,6 +597,7 @@ impl World {
             let holder = match self.servers[&view.id].state {
                 State::Held(client) => Some(client),
                 State::Carrier => view.client,
+                State::Login => self.servers[&view.id].own,
                 _ => None,
             };
             assert_eq!(view.client, holder);
@@ -585,13 +620,17 @@ impl World {
             if !pool.is_waiting() || registry.is_halted(p) {
                 continue;
             }
-            assert_eq!(pool.count(Place::Idle), 0, "idle servers, and clients wait");
+            let others = pool.waiters.len() - pool.own_waiters;
+            assert!(others == 0 || pool.count(Place::Idle) == 0, "idle servers, and clients wait");
             let size = pool.params.pool_size;
             let full = size > 0 && pool.sessions() >= size;
             let limited = [Side::Database, Side::User].into_iter().any(|side| {
                 let group = registry.group(side, registry.group_slot(p, side));
                 group.is_full() && group.idle == 0
             });
+            if registry.next_owner(p).is_some() && pool.failure.is_none() && pool.count(Place::Login) == 0 && !limited {
+                assert!(registry.idle_in_the_way(p).is_empty(), "an idle server is in the way");
+            }
             let excused = full || limited || pool.failure.is_some() || pool.count(Place::Login) > 0;
             assert!(excused, "clients wait and no server is opened");
         }
@@ -670,6 +709,8 @@ fn books_are_right(registry: &Registry) {
         assert!(idle.is_sorted_by(|a, b| a >= b), "idle servers out of order");
         let since: Vec<Time> = of(pool.waiters.iter(&registry.waiters), &registry.waiters, |w| w.since);
         assert!(since.is_sorted(), "waiters out of order");
+        let own = pool.waiters.iter(&registry.waiters).filter(|&w| registry.waiters[w].own).count();
+        assert_eq!(pool.own_waiters as usize, own);
         let resetting =
             live.iter().filter(|&&s| registry.servers[s].pool == p && registry.servers[s].resetting).count();
         assert_eq!(pool.resetting as usize, resetting);

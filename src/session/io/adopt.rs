@@ -9,12 +9,12 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 use super::client::{Carried, Session, Start};
-use super::login::{Membership, Presence, SeatGuard};
+use super::presence::{Membership, Presence, SeatGuard};
 use super::roster::{ClientInfo, Doing, ServerInfo};
 use super::route::{Entry, Route};
 use super::server::Server;
 use super::shared::{PoolContext, Reported, Shared, lock};
-use crate::auth::{PassThrough, ScramKeys};
+use crate::auth::{PassThrough, ScramKeys, Secret};
 use crate::clock::Time;
 use crate::fault::{Culprit, Fault};
 use crate::handover::state::{self, State};
@@ -135,6 +135,9 @@ impl Adopter<'_> {
         if let Some(pass_through) = pool.pass_through.as_ref().and_then(pass_through) {
             lock(&context.pass_through).get_or_insert(pass_through);
         }
+        if !pool.found.0.is_empty() {
+            lock(&context.found).get_or_insert_with(|| Secret::parse(&pool.found.0));
+        }
         Ok(Home { context, route, same })
     }
 
@@ -232,6 +235,7 @@ impl Adopter<'_> {
             route: Arc::clone(&home.route),
             values: self.values_at(entry.values),
             presence,
+            server: None,
         };
         let names = entry.names.iter().filter_map(|(name, id)| Some((&*name.0, self.statements.get(id)?)));
         let carried = Carried {
@@ -261,7 +265,8 @@ impl Adopter<'_> {
     ) -> (SeatGuard, Membership, Presence) {
         let mut seat = SeatGuard::enter(self.shared);
         let _ = seat.with(|limits, seat| limits.admit_database(seat, home.route.database.id, true));
-        let _ = seat.with(|limits, seat| limits.admit_user(seat, home.route.user, true));
+        let user = self.shared.directory().client_id(&home.route, &entry.user);
+        let _ = seat.with(|limits, seat| limits.admit_user(seat, user, true));
         let membership = Membership::begin(self.shared, home.context.pool);
         let presence = Presence::restore(self.shared, info, entry.key.as_ref().map(cancel_key));
         (seat, membership, presence)

@@ -11,20 +11,35 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::connect::connect_for;
+use super::peers::Way;
 use super::roster::ServerInfo;
 use super::shared::{Shared, lock};
 use crate::ids::{ClientId, PoolId, ServerId};
-use crate::net::stream::Stream;
+use crate::net::dial::Target;
+use crate::net::stream::{Peer, Stream};
 use crate::wire::startup::{CancelKey, put_cancel};
 
 /// How long a server may take to hear a cancel request, if server_connect_timeout does not say.
-const CARRY_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const CARRY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Passes a client's request on and waits for the end of it. `request` is the client connection that brought it.
 pub(super) async fn request(shared: &Arc<Shared>, request: ClientId, key: &CancelKey) {
     if carry_out(shared, request, key).await {
         return;
     }
+    let params = shared.params();
+    let why = match params.peers.way(key) {
+        Way::To(peer, key) => {
+            tracing::debug!("C-{:#x}: forwarding cancel request to its peer", request.0);
+            if let Err(reason) = peer.forward(&params, &key).await {
+                tracing::warn!("C-{:#x}: cancel request could not be forwarded to its peer: {reason}", request.0);
+            }
+            return;
+        }
+        Way::None => "no client has this key",
+        Way::Unknown => "could not find peer to forward request to",
+        Way::Spent => "its TTL was exhausted",
+    };
     let mut passed_on = false;
     for (elsewhere, whom) in [(&shared.former, "former process"), (&shared.peer, "other node")] {
         if let Some(pass_on) = &*lock(elsewhere) {
@@ -34,7 +49,7 @@ pub(super) async fn request(shared: &Arc<Shared>, request: ClientId, key: &Cance
         }
     }
     if !passed_on {
-        tracing::info!("C-{:#x}: closing because: failed cancel request (no client has this key)", request.0);
+        tracing::info!("C-{:#x}: closing because: failed cancel request ({why})", request.0);
     }
 }
 
@@ -132,11 +147,16 @@ async fn connect(shared: &Shared, pool: PoolId, server: &ServerInfo) -> Result<O
     let route = context.route();
     let name = route.database.hosts.iter().find(|h| h.target == place).map_or("", |h| h.name.as_str());
     let params = shared.params();
+    // The name may lead elsewhere by now.
+    let place = match (place, server.peer) {
+        (Target::Name(..), Peer::Inet(address)) => Target::Ip(address.ip(), address.port()),
+        (place, _) => place,
+    };
     let stream = connect_for(&params.tcp, &params.connector, &place, name).await.map_err(|error| error.to_string())?;
     Ok(Some((stream, key)))
 }
 
-async fn send(stream: &mut Stream, key: &CancelKey) -> io::Result<()> {
+pub(super) async fn send(stream: &mut Stream, key: &CancelKey) -> io::Result<()> {
     let mut packet = Vec::new();
     put_cancel(&mut packet, key);
     stream.write_all(&packet).await?;

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::freeze::Verdict;
-use super::login::{Membership, Presence, SeatGuard};
+use super::presence::{Membership, Presence, SeatGuard};
 use super::relay::Step;
 use super::roster::{ClientInfo, Doing, Ending, Parting};
 use super::route::{Params, Route};
@@ -139,6 +139,8 @@ pub struct Start {
     pub values: Values,
     /// Its being known.
     pub presence: Presence,
+    /// The server that was opened for it alone.
+    pub server: Option<Box<Server>>,
 }
 
 impl Session {
@@ -182,6 +184,11 @@ impl Session {
             tally: Tally::default(),
         };
         session.adopt_settings();
+        if let Some(server) = start.server {
+            session.attach(server, now);
+            // There is no first frame to wait for.
+            session.served = true;
+        }
         session
     }
 
@@ -226,7 +233,8 @@ impl Session {
     fn adopt_settings(&mut self) {
         // The mode holds for as long as the client has a server.
         if self.server.is_none() {
-            self.set_mode(self.route.mode);
+            let own = self.info.replication().is_some();
+            self.set_mode(if own { Mode::Session } else { self.route.mode });
         }
     }
 
@@ -321,6 +329,9 @@ impl Session {
         }
         if !self.core.values.same(server.core.values()) {
             if let Some(sql) = self.core.values.sql_to_change(server.core.values(), &self.params.tracked) {
+                tracing::debug!(
+                    subject = %self.info.subject(), "{} varcache_apply: {}", self.info, String::from_utf8_lossy(&sql)
+                );
                 server.run(&sql, self.params.server_connect_timeout).await?;
                 let reported = lock(&self.context.reported).as_ref().map(|r| r.values.clone());
                 let mut values = server.core.values().clone();
@@ -332,10 +343,28 @@ impl Session {
                 }
                 server.core.adopt_values(values);
             }
+            self.log_canonical_values(server.core.values());
             // The server's own spelling, so that the next comparison is one of pointers.
             self.core.values = server.core.values().clone();
         }
         Ok(())
+    }
+
+    /// Says which of the client's parameters the server spells in another way (PgBouncer's text).
+    fn log_canonical_values(&self, canonical: &Values) {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        for (index, name) in self.params.tracked.names().enumerate() {
+            let (own, new) = (self.core.values.get(index), canonical.get(index));
+            if let (Some(own), Some(new)) = (own, new.filter(|_| own != new)) {
+                let (own, new) = (String::from_utf8_lossy(own), String::from_utf8_lossy(new));
+                tracing::debug!(
+                    subject = %self.info.subject(),
+                    "{} varcache_set_canonical: setting {name} to its canonical version {own} -> {new}", self.info
+                );
+            }
+        }
     }
 
     fn attach(&mut self, server: Box<Server>, since: Time) {
@@ -358,8 +387,8 @@ impl Session {
     /// Waits in the queue. `None`: it has left the queue, and is to ask again with its old place.
     async fn wait(&mut self, began: Time) -> Result<Option<(Box<Server>, bool, Time)>, End> {
         self.info.set_doing(Doing::Waiting);
-        let limit = self.route.timeouts.query_wait;
-        let deadline = if limit.is_zero() { Time::NEVER } else { began + limit };
+        let (deadline, setting) =
+            self.route.timeouts.in_queue().map_or((Time::NEVER, ""), |(limit, setting)| (began + limit, setting));
         let notify = self.params.query_wait_notify;
         let mut notify_at = if notify.is_zero() { Time::NEVER } else { began + notify };
         let letter = loop {
@@ -374,8 +403,7 @@ impl Session {
                 }
                 // Leaving the queue is part of the session's end.
                 Ok(Waited::Due) if Time::now() >= deadline => {
-                    let text = "query_wait_timeout";
-                    return Err(End::Fault(Fault::fatal(Culprit::Us, text).retryable()));
+                    return Err(End::Fault(Fault::fatal(Culprit::Us, setting).retryable()));
                 }
                 Ok(Waited::Due) => {
                     notify_at = Time::NEVER;
@@ -475,7 +503,12 @@ impl Session {
         let torn = self.server.as_ref().is_some_and(|s| s.passing.is_torn());
         if let Some(mut server) = self.server.take() {
             self.detach(&mut server);
+            let own = self.info.replication().is_some();
+            if own && clean && self.run == 0 && self.passing.left == 0 {
+                server.leave_stream();
+            }
             let idle = clean
+                && !own
                 && self.mode == Mode::Session
                 && server.core.is_free()
                 && server.passing.left == 0
@@ -487,7 +520,8 @@ impl Session {
             } else if idle {
                 self.reset_and_release(server);
             } else {
-                self.shared.pools.release(server, Fate::Close(server_reason(&end)));
+                let reason = if own && clean { "replication client was closed" } else { server_reason(&end) };
+                self.shared.pools.release(server, Fate::Close(reason));
             }
         }
         let shared = Arc::clone(&self.shared);

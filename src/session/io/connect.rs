@@ -56,7 +56,14 @@ pub async fn connect_for(
     target: &Target,
     name: &str,
 ) -> Result<Stream, ConnectError> {
-    let stream = dial(target, tcp).await?;
+    secure(connector, dial(target, tcp).await?, name).await
+}
+
+/// Turns TLS on, on a connection just dialled, if the mode and the server want it. `name` as for [`connect_for`].
+///
+/// # Errors
+/// [`ConnectError`].
+pub async fn secure(connector: &Connector, stream: Stream, name: &str) -> Result<Stream, ConnectError> {
     let mode = connector.sslmode();
     if mode == SslMode::Disable || stream.is_unix() {
         return Ok(stream);

@@ -152,10 +152,10 @@ impl Session {
         false
     }
 
-    /// May the client be made to wait here? Not if it has been told to go, nor inside a transaction on a server that cannot be
-    /// passed on: the transaction then goes on to its end, and the client moves without the server.
+    /// May the client be made to wait here? Not if it has been told to go or replicates, nor inside a transaction on a server
+    /// that cannot be passed on: the transaction then goes on to its end, and the client moves without the server.
     pub(super) fn may_pause(&self) -> bool {
-        if self.info.ending().is_some() {
+        if self.info.ending().is_some() || self.info.replication().is_some() {
             return false;
         }
         let Some(server) = &self.server else { return true };

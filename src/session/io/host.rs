@@ -1,14 +1,17 @@
 //! What the pools ask of sessions: opening and closing servers, cancel requests, clients that must go.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
-use super::roster::Ending;
+use super::roster::{Ending, ServerInfo};
 use super::server::Server;
 use super::shared::{Shared, lock};
 use super::{cancel, open};
 use crate::clock::Time;
 use crate::fault::{Culprit, Fault};
 use crate::ids::{ClientId, PoolId, ServerId};
+use crate::net::dial::Target;
+use crate::net::stream::Peer;
 use crate::pool::io::Host;
 use crate::pool::{DatabaseId, PoolEnd, UserId};
 
@@ -26,10 +29,36 @@ impl SessionHost {
     }
 }
 
+/// Has the servers closed, between transactions, that were reached by an address which a host name no longer has.
+pub(super) fn retire(shared: &Shared, name: &str, gone: &[IpAddr]) {
+    let of_name = |info: &ServerInfo| {
+        let by_name = matches!(info.target(), Some(Target::Name(host, _)) if host == name);
+        by_name && matches!(info.peer, Peer::Inet(address) if gone.contains(&address.ip()))
+    };
+    let servers: Vec<_> = shared.roster.servers().into_iter().filter(|info| of_name(info)).collect();
+    let gone: Vec<_> = gone.iter().map(ToString::to_string).collect();
+    tracing::info!(
+        "host name {name} no longer leads to {}; server connections to there: {}, which end with their transactions",
+        gone.join(", "),
+        servers.len()
+    );
+    shared.pools.with(|registry, now, out| {
+        for server in &servers {
+            registry.retire(now, server.id, out);
+        }
+    });
+}
+
 impl Host<Server> for SessionHost {
     fn open(&self, server: ServerId, pool: PoolId) {
         if let Some(shared) = self.shared.upgrade() {
-            open::spawn(&shared, server, pool);
+            open::spawn(&shared, server, pool, None);
+        }
+    }
+
+    fn open_own(&self, server: ServerId, pool: PoolId, client: ClientId) {
+        if let Some(shared) = self.shared.upgrade() {
+            open::spawn(&shared, server, pool, Some(client));
         }
     }
 
@@ -63,9 +92,10 @@ impl Host<Server> for SessionHost {
     fn abandon(&self, server: ServerId, reason: &'static str) {
         let Some(shared) = self.shared.upgrade() else { return };
         let task = lock(&shared.opening).remove(&server);
-        if let Some(task) = task {
+        if let Some((task, began)) = task {
             task.abort();
-            tracing::info!("S-{:#x}: closing because: {reason} (age=0s)", server.0);
+            let age_s = Time::now().since(began).as_secs();
+            tracing::info!("S-{:#x}: closing because: {reason} (age={age_s}s)", server.0);
             return;
         }
         // In a client's hands: that client cannot go on.
@@ -77,10 +107,12 @@ impl Host<Server> for SessionHost {
 
     fn close_needed(&self, _server: ServerId, client: Option<ClientId>) {
         let Some(shared) = self.shared.upgrade() else { return };
-        if !shared.params().server_fast_close {
+        let client = client.and_then(|id| shared.roster.client(id));
+        // Replication has no end to wait for.
+        let fast = shared.params().server_fast_close || client.as_ref().is_some_and(|c| c.replication().is_some());
+        if !fast {
             return;
         }
-        let client = client.and_then(|id| shared.roster.client(id));
         if let Some(client) = client.filter(|client| client.keeps_server()) {
             let fault = Fault::fatal(Culprit::Us, "database configuration changed");
             client.end(Ending::between_transactions(fault));

@@ -13,23 +13,22 @@ use tokio::time::timeout;
 
 use super::farewell::{abandon, tell};
 use super::floating::not_here;
+use super::presence::{Membership, Presence, SeatGuard};
 use super::roster::{ClientInfo, Ending, Move};
-use super::route::{ConsoleEntry, Entry, Params, Route, client_channel};
+use super::route::{ConsoleEntry, Entry, Params, Route};
 use super::server::Server;
 use super::shared::{PoolContext, Reported, Shared, lock};
 use super::subject::Subject;
-use crate::auth::{
-    ClientLogin, Derivation, Evidence, LoginParams, MAX_PASSWORD_BYTES, Method, ScramKeys, ScramSecret, Secret, Step,
-};
+use crate::auth::Secret;
 use crate::fault::{Culprit, Fault};
-use crate::ids::{ClientId, PoolId};
+use crate::ids::ClientId;
 use crate::net::buffer::Buffer;
 use crate::net::stream::{Peer, Stream};
+use crate::pool::Welcome;
 use crate::pool::io::Message;
-use crate::pool::{Seat, Welcome};
 use crate::session::params::Values;
-use crate::tls::{ALPN_POSTGRESQL, certificate_names_user, openssl_name, peer_common_name, protocol_name};
-use crate::wire::frame::{HEAD_LEN, head};
+use crate::session::replication::{Kind, Wanted};
+use crate::tls::{ALPN_POSTGRESQL, openssl_name, protocol_name};
 use crate::wire::reply;
 use crate::wire::startup::{CancelKey, First, Startup, first, packet_len};
 
@@ -71,101 +70,13 @@ pub enum Destination {
         route: Arc<Route>,
         /// Its tracked parameters.
         values: Values,
+        /// The server that was opened for it alone.
+        server: Option<Box<Server>>,
     },
 }
 
-/// Gives a seat back when it is dropped.
-pub struct SeatGuard {
-    shared: Arc<Shared>,
-    seat: Option<Seat>,
-}
-
-impl SeatGuard {
-    /// Takes a seat for a socket just accepted.
-    #[must_use]
-    pub fn enter(shared: &Arc<Shared>) -> Self {
-        let seat = lock(&shared.limits).enter();
-        Self { shared: Arc::clone(shared), seat: Some(seat) }
-    }
-
-    /// Works on the seat under the lock of all limits.
-    ///
-    /// # Errors
-    /// What `call` says.
-    pub fn with(
-        &mut self,
-        call: impl FnOnce(&mut crate::pool::ClientLimits, &mut Seat) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
-        match &mut self.seat {
-            Some(seat) => call(&mut lock(&self.shared.limits), seat),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for SeatGuard {
-    fn drop(&mut self) {
-        if let Some(seat) = self.seat.take() {
-            lock(&self.shared.limits).leave(seat);
-        }
-    }
-}
-
-/// Counts a client as one of a pool until it is dropped.
-pub struct Membership {
-    shared: Arc<Shared>,
-    pool: PoolId,
-}
-
-impl Membership {
-    pub(super) fn begin(shared: &Arc<Shared>, pool: PoolId) -> Self {
-        shared.pools.with(|registry, now, _| registry.client_attached(now, pool));
-        Self { shared: Arc::clone(shared), pool }
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        self.shared.pools.with(|registry, now, _| registry.client_detached(now, self.pool));
-    }
-}
-
-/// A client's being known to others. When it is dropped, nobody finds the client any more, by whatever way it left.
-pub struct Presence {
-    shared: Arc<Shared>,
-    id: ClientId,
-    key: Option<CancelKey>,
-}
-
-impl Presence {
-    /// Makes a client known that a former process let in.
-    pub(super) fn restore(shared: &Arc<Shared>, info: &Arc<ClientInfo>, key: Option<CancelKey>) -> Self {
-        if let Some(key) = &key {
-            lock(&shared.keys).restore(info.id, key.clone());
-        }
-        shared.pools.enrol(info.id, Arc::clone(&info.mailbox));
-        shared.roster.add_client(Arc::clone(info));
-        Self { shared: Arc::clone(shared), id: info.id, key }
-    }
-
-    /// The key that the client was given.
-    pub(super) fn key(&self) -> Option<&CancelKey> {
-        self.key.as_ref()
-    }
-}
-
-impl Drop for Presence {
-    fn drop(&mut self) {
-        self.shared.pools.dismiss(self.id);
-        self.shared.roster.remove_client(self.id);
-        if let Some(key) = &self.key {
-            lock(&self.shared.keys).revoke(key);
-        }
-    }
-}
-
 /// Why a login came to nothing.
-enum Failed {
+pub(super) enum Failed {
     /// Tell the client.
     Fault(Fault),
     /// Tell the client, and the log more than the client.
@@ -191,16 +102,22 @@ impl From<io::Error> for Failed {
 }
 
 /// The client, as far as it has come.
-struct Arrival {
-    shared: Arc<Shared>,
-    params: Arc<Params>,
-    id: ClientId,
-    peer: Peer,
-    local: Option<SocketAddr>,
-    stream: Option<Stream>,
-    input: Buffer,
-    user: String,
-    database: String,
+pub(super) struct Arrival {
+    pub(super) shared: Arc<Shared>,
+    pub(super) params: Arc<Params>,
+    pub(super) id: ClientId,
+    pub(super) peer: Peer,
+    pub(super) local: Option<SocketAddr>,
+    pub(super) stream: Option<Stream>,
+    pub(super) input: Buffer,
+    pub(super) user: String,
+    pub(super) database: String,
+    /// A server was asked about the user.
+    pub(super) asked: bool,
+    /// What auth_query found about the user.
+    pub(super) found: Option<Secret>,
+    /// Of which kind its replication is, if it asks for that.
+    pub(super) replication: Option<Kind>,
 }
 
 /// Lets a client in. `None`: it did not come in, everything has been said and logged. Not cancel-safe; a dropped login closes
@@ -221,12 +138,15 @@ pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
         input: Buffer::default(),
         user: String::new(),
         database: String::new(),
+        asked: false,
+        found: None,
+        replication: None,
         params,
     };
     let limit = arrival.params.client_login_timeout;
     let limit = if limit.is_zero() { Duration::from_secs(86_400 * 365) } else { limit };
     let began = crate::clock::Time::now();
-    let mut presence = Presence { shared: Arc::clone(shared), id: arrival.id, key: None };
+    let mut presence = Presence::begin(shared, arrival.id);
     let result = tokio::select! {
         biased;
         () = hold.left() => Err(Failed::Unreachable),
@@ -257,7 +177,7 @@ pub async fn login(shared: &Arc<Shared>, stream: Stream) -> Option<LoggedIn> {
 }
 
 impl Arrival {
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         let or = |text: &str, otherwise: &str| if text.is_empty() { otherwise.to_owned() } else { text.to_owned() };
         format!(
             "C-{:#x}: {}/{}@{}",
@@ -268,7 +188,7 @@ impl Arrival {
         )
     }
 
-    fn subject(&self) -> Subject<'_> {
+    pub(super) fn subject(&self) -> Subject<'_> {
         Subject::client(self.id, &self.database, &self.user, &self.peer)
     }
 
@@ -329,7 +249,7 @@ impl Arrival {
         })
         .await;
         let to = if console {
-            self.console_login(&startup, &info, presence).await?
+            self.console_login(&startup, &info, (seat, presence)).await?
         } else {
             self.pool_login(&startup, &info, seat, presence).await?
         };
@@ -340,7 +260,7 @@ impl Arrival {
         &mut self,
         startup: &Startup,
         info: &Arc<ClientInfo>,
-        presence: &mut Presence,
+        (seat, presence): (&mut SeatGuard, &mut Presence),
     ) -> Result<Destination, Failed> {
         let own_uid = nix::unistd::getuid().as_raw();
         let owner = matches!(self.peer, Peer::Unix { uid: Some(uid), .. } if uid == own_uid);
@@ -351,7 +271,13 @@ impl Arrival {
                 true
             }
             ConsoleEntry::AfterLogin => {
-                self.authenticate().await?;
+                self.authenticate(info).await?;
+                let own = self.shared.directory().console_seat(&self.user);
+                seat.with(|limits, seat| {
+                    limits.set_database(own.database, own.database_clients);
+                    limits.set_user(own.user, own.user_clients);
+                    limits.admit_console(seat, (own.database, own.user), own.is_admin)
+                })?;
                 false
             }
         };
@@ -369,7 +295,10 @@ impl Arrival {
         presence: &mut Presence,
     ) -> Result<Destination, Failed> {
         let mut values = self.startup_values(startup)?;
-        let accepted = self.authenticate().await?;
+        if let Some(kind) = self.replication {
+            info.set_replication(Wanted::new(kind, startup, &self.params.tracked, &values));
+        }
+        let accepted = self.authenticate(info).await?;
         // Only now: nothing is remembered of names that nobody has vouched for.
         let route = match self.shared.directory().find(&self.database, &self.user) {
             Entry::Pool(route) => route,
@@ -378,32 +307,48 @@ impl Arrival {
         self.log_attempt(info);
         seat.with(|limits, seat| {
             limits.set_database(route.database.id, route.limits.database_clients);
-            limits.set_user(route.user, route.limits.user_clients);
+            limits.set_user(route.client_id, route.limits.user_clients);
             limits.admit_database(seat, route.database.id, false)?;
-            limits.admit_user(seat, route.user, false)
+            limits.admit_user(seat, route.client_id, false)
         })?;
         if self.shared.pools.with(|r, _, _| r.is_disabled(route.database.id)) {
             let text = format!("database \"{}\" is disabled", self.database);
             return Err(Fault::fatal(Culprit::Us, text).into());
         }
         let context = self.shared.context_for(&route);
-        if let Some(keys) = accepted.filter(|_| route.database.forced_user.is_none()) {
-            *lock(&context.pass_through) = Some(keys);
+        if route.database.forced_user.is_none() {
+            if let Some(keys) = accepted {
+                *lock(&context.pass_through) = Some(keys);
+            }
+            if let Some(secret) = self.found.take() {
+                *lock(&context.found) = Some(secret);
+            }
         }
         let membership = Membership::begin(&self.shared, context.pool);
-        let reported = self.reported(&context, info, &route).await?;
+        let (server, reported) = if self.replication.is_some() {
+            let (server, reported) = self.own_server(&context, info, &route).await?;
+            values = reported.values.clone();
+            (Some(server), reported)
+        } else {
+            (None, self.reported(&context, info, &route).await?)
+        };
+        if let Some(name) = self.params.tracked.untracked(&values, &reported.values) {
+            return Err(Fault::fatal(Culprit::Client, format!("unsupported startup parameter: {name}")).into());
+        }
         values.fill_unset(&reported.values);
         let key = self.issue_key(startup, presence);
         let welcome = welcome(&self.params, &reported, &values, &key);
         info.set_pool(context.pool);
-        self.shared.roster.add_client(Arc::clone(info));
+        if server.is_none() {
+            self.shared.roster.add_client(Arc::clone(info));
+        }
         context.stats.logins.fetch_add(1, Ordering::Relaxed);
         info.set_doing(super::roster::Doing::Idle);
         if let Some(index) = self.params.tracked.index(b"application_name") {
             *lock(&info.application_name) = String::from_utf8_lossy(values.get(index).unwrap_or_default()).into_owned();
         }
         self.send(&welcome).await?;
-        Ok(Destination::Pool { context, membership, route, values })
+        Ok(Destination::Pool { context, membership, route, values, server })
     }
 
     fn log_attempt(&self, info: &ClientInfo) {
@@ -412,9 +357,10 @@ impl Arrival {
             let name = self.name();
             tracing::info!(
                 subject = %self.subject(),
-                "{name} login attempt: db={} user={} tls={tls} replication=no",
+                "{name} login attempt: db={} user={} tls={tls} replication={}",
                 self.database,
-                self.user
+                self.user,
+                self.replication.map_or("no", Kind::as_str)
             );
         }
     }
@@ -431,11 +377,11 @@ impl Arrival {
             Welcome::Known => {}
             Welcome::Refused(fault) => return Err(fault.into()),
             Welcome::Queued => {
-                let limit = route.timeouts.query_wait;
-                let limit = if limit.is_zero() { Duration::from_secs(86_400 * 365) } else { limit };
+                let never = (Duration::from_secs(86_400 * 365), "");
+                let (limit, setting) = route.timeouts.in_queue().unwrap_or(never);
                 let letter = timeout(limit, poll_fn(|cx| self.poll_letter(cx, info))).await;
                 match letter {
-                    Err(_) => return Err(Fault::fatal(Culprit::Us, "query_wait_timeout").into()),
+                    Err(_) => return Err(Fault::fatal(Culprit::Us, setting).into()),
                     Ok(Err(failed)) => return Err(failed),
                     Ok(Ok(Message::Refuse(fault))) => return Err(fault.into()),
                     Ok(Ok(Message::Welcome | Message::Grant { .. })) => {}
@@ -446,7 +392,11 @@ impl Arrival {
         Ok(reported.unwrap_or_else(|| Reported { fixed: Vec::new(), values: Values::unset(&self.params.tracked) }))
     }
 
-    fn poll_letter(&mut self, cx: &mut Context<'_>, info: &ClientInfo) -> Poll<Result<Message<Server>, Failed>> {
+    pub(super) fn poll_letter(
+        &mut self,
+        cx: &mut Context<'_>,
+        info: &ClientInfo,
+    ) -> Poll<Result<Message<Server>, Failed>> {
         match (info.mailbox.take(), info.ending()) {
             (Some(letter), _) => return Poll::Ready(Ok(letter)),
             (None, Some(Ending { fault, .. })) => return Poll::Ready(Err(fault.into())),
@@ -467,20 +417,22 @@ impl Arrival {
     fn issue_key(&self, startup: &Startup, presence: &mut Presence) -> CancelKey {
         loop {
             let random = self.shared.random_key();
-            if let Some(key) = lock(&self.shared.keys).issue(self.id, startup.negotiated(), &random) {
-                presence.key = Some(key.clone());
+            if let Some(key) =
+                lock(&self.shared.keys).issue(self.id, startup.negotiated(), self.params.peers.own, &random)
+            {
+                presence.set_key(key.clone());
                 return key;
             }
         }
     }
 
-    async fn send(&mut self, bytes: &[u8]) -> Result<(), Failed> {
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), Failed> {
         let Some(stream) = &mut self.stream else { return Err(Failed::Gone("client unexpected eof".into())) };
         stream.write_all(bytes).await?;
         Ok(stream.flush().await?)
     }
 
-    async fn fill(&mut self) -> Result<(), Failed> {
+    pub(super) async fn fill(&mut self) -> Result<(), Failed> {
         let (input, Some(stream)) = (&mut self.input, &mut self.stream) else {
             return Err(Failed::Gone("client unexpected eof".into()));
         };
@@ -590,9 +542,11 @@ impl Arrival {
         let user = text("user")?;
         self.user = user.ok_or_else(|| Fault::fatal(Culprit::Client, "no username supplied"))?;
         self.database = text("database")?.unwrap_or_else(|| self.user.clone());
-        if startup.get("replication").is_some_and(|v| !matches!(v, b"no" | b"false" | b"off" | b"0")) {
-            let text = "replication connections are not supported; connect to the server directly";
-            return Err(Fault::fatal(Culprit::Client, text).with_sqlstate("0A000").into());
+        if let Some(value) = startup.get("replication") {
+            self.replication = Kind::parse(value).map_err(|_| {
+                let text = format!("invalid value for parameter \"replication\": \"{}\"", value.escape_ascii());
+                Fault::fatal(Culprit::Client, text).with_sqlstate("22023")
+            })?;
         }
         Ok(())
     }
@@ -601,17 +555,17 @@ impl Arrival {
     fn startup_values(&self, startup: &Startup) -> Result<Values, Failed> {
         let mut values = Values::unset(&self.params.tracked);
         for (name, value) in &startup.params {
-            if matches!(&**name, b"user" | b"database" | b"replication") || name.starts_with(b"_pq_.") {
+            let known = matches!(&**name, b"user" | b"database" | b"replication") || name.starts_with(b"_pq_.");
+            if known || (&**name == b"options" && self.replication.is_some()) {
                 continue;
             }
             let name_text = String::from_utf8_lossy(name);
             let ignored = self.params.ignored_startup_parameters.iter().any(|i| i.eq_ignore_ascii_case(&name_text));
-            if let Some(index) = self.params.tracked.index(name) {
+            if let Some(index) = self.params.tracked.index_unless(name, ignored) {
                 values.set(index, value);
-            } else if ignored {
             } else if &**name == b"options" {
-                self.options(value, &mut values)?;
-            } else {
+                self.options(value, ignored, &mut values)?;
+            } else if !ignored {
                 let text = format!("unsupported startup parameter: {name_text}");
                 return Err(Fault::fatal(Culprit::Client, text).into());
             }
@@ -626,8 +580,9 @@ impl Arrival {
         Ok(values)
     }
 
-    /// The startup parameter `options`: `-c name=value` and `--name=value` of tracked parameters.
-    fn options(&self, options: &[u8], values: &mut Values) -> Result<(), Failed> {
+    /// The startup parameter `options`: `-c name=value` and `--name=value` of tracked parameters. `lenient`: what is something
+    /// else is ignored.
+    fn options(&self, options: &[u8], lenient: bool, values: &mut Values) -> Result<(), Failed> {
         let words = crate::session::params::option_words(options);
         let mut words = words.iter().map(Vec::as_slice);
         while let Some(word) = words.next() {
@@ -636,16 +591,19 @@ impl Arrival {
                 _ => word.strip_prefix(b"-c").or_else(|| word.strip_prefix(b"--")),
             };
             let split = setting.and_then(|s| s.iter().position(|&b| b == b'=').map(|at| s.split_at(at)));
-            let Some((name, value)) = split else {
+            let Some((name, value)) = split.filter(|(name, _)| !name.is_empty()) else {
+                if lenient {
+                    continue;
+                }
                 let text = "unsupported options startup parameter: only '-c config=val' and '--config=val' are allowed";
                 return Err(Fault::fatal(Culprit::Client, text).into());
             };
             let name: Vec<u8> = name.iter().map(|&b| if b == b'-' { b'_' } else { b }).collect();
             let text = String::from_utf8_lossy(&name);
             let ignored = self.params.ignored_startup_parameters.iter().any(|i| i.eq_ignore_ascii_case(&text));
-            match self.params.tracked.index(&name) {
+            match self.params.tracked.index_unless(&name, ignored) {
                 Some(index) => values.set(index, value.get(1..).unwrap_or_default()),
-                None if ignored => {}
+                None if ignored || lenient => {}
                 None => {
                     let text = format!("unsupported startup parameter in options: {text}");
                     return Err(Fault::fatal(Culprit::Client, text).into());
@@ -654,78 +612,6 @@ impl Arrival {
         }
         Ok(())
     }
-
-    async fn authenticate(&mut self) -> Result<Option<crate::auth::PassThrough>, Failed> {
-        let secret = self.shared.directory().secret(&self.user);
-        let tls = self.stream.as_ref().is_some_and(Stream::needs_flush);
-        let evidence = self.evidence();
-        let cached = None::<ScramSecret>;
-        let (mut machine, mut step) = ClientLogin::start(LoginParams {
-            method: self.params.method,
-            user: self.user.as_bytes(),
-            secret: secret.as_ref(),
-            cached: cached.as_ref(),
-            mock_kind: self.params.mock_kind,
-            scram_iterations: self.params.scram_iterations,
-            channel: client_channel(self.params.acceptor.as_deref(), tls),
-            evidence,
-            entropy: self.shared.entropy(),
-        });
-        loop {
-            step = match step {
-                Step::Send(bytes) => {
-                    self.send(&bytes).await?;
-                    let body = self.password_message().await?;
-                    machine.on_message(&body)
-                }
-                Step::Derive(derivation) => {
-                    let keys = derive(&self.shared, secret.as_ref(), derivation).await;
-                    let keys = keys.ok_or_else(|| Fault::fatal(Culprit::Us, "internal error in authentication"))?;
-                    machine.on_keys(&keys)
-                }
-                Step::Refused(refusal) => {
-                    return Err(Failed::Refused(refusal.fault, refusal.reason.into_owned()));
-                }
-                Step::Accepted(accepted) => {
-                    if !accepted.reply.is_empty() {
-                        self.send(&accepted.reply).await?;
-                    }
-                    return Ok(accepted.pass_through);
-                }
-            };
-        }
-    }
-
-    fn evidence(&self) -> Evidence {
-        if self.params.method != Method::Cert {
-            return Evidence::None;
-        }
-        match self.stream.as_ref().and_then(Stream::peer_certificate) {
-            None => Evidence::None,
-            Some(der) if certificate_names_user(&der, &self.user) => Evidence::Matches,
-            Some(der) => {
-                let name = peer_common_name(&der).unwrap_or_default();
-                Evidence::Mismatch(format!("the certificate is for \"{name}\"").into())
-            }
-        }
-    }
-
-    async fn password_message(&mut self) -> Result<Vec<u8>, Failed> {
-        loop {
-            let bad = |_| Fault::fatal(Culprit::Client, "bad packet header");
-            if let Some(head) = head(self.input.bytes()).map_err(bad)? {
-                if head.tag != b'p' || head.total > MAX_PASSWORD_BYTES + 1024 {
-                    return Err(Fault::fatal(Culprit::Client, "unexpected message during authentication").into());
-                }
-                if let Some(body) = self.input.bytes().get(HEAD_LEN..head.total) {
-                    let body = body.to_vec();
-                    self.input.consume(head.total);
-                    return Ok(body);
-                }
-            }
-            self.fill().await?;
-        }
-    }
 }
 
 /// The longest user or database name that is taken, in bytes; PostgreSQL itself cuts names at 63.
@@ -733,21 +619,6 @@ const NAME_LEN_MAX: usize = 255;
 
 /// The first byte of a TLS record that begins a hand-shake.
 const TLS_HANDSHAKE: u8 = 0x16;
-
-/// Runs a key derivation off the workers, or takes its result from the cache. `None` if the thread for it failed.
-pub(super) async fn derive(shared: &Shared, secret: Option<&Secret>, derivation: Derivation) -> Option<ScramKeys> {
-    let (salt, iterations) = (derivation.salt().to_vec(), derivation.iterations());
-    // Only what is on file may be kept: a wrong guess of a client must not fill the cache.
-    let secret = secret.filter(|_| derivation.of_stored_password());
-    if let Some(keys) = secret.and_then(|s| shared.derived_keys(s, &salt, iterations)) {
-        return Some(keys);
-    }
-    let keys = tokio::task::spawn_blocking(move || derivation.run()).await.ok()?;
-    if let Some(secret) = secret {
-        shared.keep_derived_keys(secret, &salt, iterations, &keys);
-    }
-    Some(keys)
-}
 
 /// Everything from AuthenticationOk to the first ReadyForQuery.
 fn welcome(params: &Params, reported: &Reported, values: &Values, key: &CancelKey) -> Vec<u8> {

@@ -10,6 +10,7 @@ use super::freeze::{Content, Parcel, make_passable};
 use super::roster::{ClientInfo, ServerInfo};
 use super::server::Server;
 use super::shared::{PoolContext, Shared, lock};
+use crate::auth::Secret;
 use crate::clock::Time;
 use crate::handover::state::{self, Bytes, State};
 use crate::ids::{ClientId, PoolId};
@@ -118,7 +119,12 @@ impl Server {
     pub fn is_passable(&mut self, shared: &Shared) -> bool {
         let support = shared.freeze.support();
         let mut cx = Context::from_waker(Waker::noop());
-        self.core.is_free() && self.is_quiet() && make_passable(&mut self.stream, support.as_ref(), &mut cx).is_ok()
+        // The successor makes its own for auth_query.
+        let is_clients = !self.context.route().for_auth_query;
+        is_clients
+            && self.core.is_free()
+            && self.is_quiet()
+            && make_passable(&mut self.stream, support.as_ref(), &mut cx).is_ok()
     }
 }
 
@@ -277,6 +283,11 @@ impl<'a> Packer<'a> {
                 salt: Bytes::from(pass.salt.as_slice()),
                 iterations: pass.iterations.get(),
             }),
+            found: lock(&context.found)
+                .as_ref()
+                .and_then(Secret::to_text)
+                .map(|text| Bytes::from(&**text))
+                .unwrap_or_default(),
         };
         self.state.pools.push(entry);
         let place = u32::try_from(self.state.pools.len() - 1).unwrap_or(u32::MAX);

@@ -12,6 +12,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 
 use super::client::{End, Session};
+use super::freeze::cannot_move;
+use super::roster::Ending;
 use super::server::{CRASHED, Outbox, Passing};
 use super::shared::lock;
 use crate::clock::Time;
@@ -20,7 +22,8 @@ use crate::net::buffer::Buffer;
 use crate::net::stream::Stream;
 use crate::session::Mode;
 use crate::session::client::{Turn, Verdict as ClientVerdict};
-use crate::session::server::{Status, Verdict as ServerVerdict};
+use crate::session::misuse::Misuse;
+use crate::session::server::{ServerCore, Status, Verdict as ServerVerdict};
 use crate::wire::frame::{HEAD_LEN, head};
 use crate::wire::reply;
 
@@ -104,9 +107,11 @@ impl Session {
     }
 
     fn must_end(&self) -> Option<End> {
-        let ending = self.info.ending()?;
+        let unmovable = || self.frozen && self.info.replication().is_some();
+        let ending = self.info.ending().or_else(|| unmovable().then(|| Ending::between_transactions(cannot_move())))?;
         // A server that was just handed out is free because the first frame has not been judged yet.
-        let between = self.server.as_ref().is_none_or(|s| self.served && s.core.is_free() && s.passing.left == 0);
+        let may_stop = |core: &ServerCore| core.is_free() || core.is_streaming();
+        let between = self.server.as_ref().is_none_or(|s| self.served && may_stop(&s.core) && s.passing.left == 0);
         (ending.at_once || between).then_some(End::Fault(ending.fault))
     }
 
@@ -179,6 +184,7 @@ impl Session {
             to_server: &mut self.to_server,
             to_client: &mut self.to_client,
             statements_max: self.statements_max,
+            unknown_name_ends: self.params.unknown_name_ends,
             intern: &|definition| lock(statements).intern(definition),
         };
         let verdict = self.core.on_frame(head, body, self.server.as_deref_mut().map(|s| &mut s.core), &mut turn);
@@ -334,7 +340,18 @@ impl Session {
         let body = bytes.get(HEAD_LEN..).unwrap_or_default();
         if head.tag == b'E' {
             let body = body.get(..head.body_len().min(body.len())).unwrap_or_default();
-            self.server_said_fatal = matches!(reply::error_fields(body).severity, b"FATAL" | b"PANIC");
+            let misuse = server.core.misuse();
+            if misuse.is_some() && body.len() < head.body_len() && head.total <= REWORDED_LEN_MAX {
+                server.input.grow_if_full(self.server_run + head.total);
+                return Ok(false);
+            }
+            let fields = reply::error_fields(body);
+            self.server_said_fatal = matches!(fields.severity, b"FATAL" | b"PANIC");
+            if let Some(misuse) = misuse.filter(|misuse| misuse.sqlstate().as_bytes() == fields.sqlstate) {
+                server.core.on_frame(head, body, Some(&mut self.core));
+                self.reword(&misuse, head.total);
+                return Ok(true);
+            }
         }
         match server.core.on_frame(head, body, Some(&mut self.core)) {
             ServerVerdict::Forward => server.passing = Passing::of(head.total, true),
@@ -357,6 +374,18 @@ impl Session {
             ServerVerdict::Quarantine(reason) => return Err(End::ServerGone(reason)),
         }
         Ok(true)
+    }
+
+    /// Says in place of the server's error, which has the server's name of the statement, ours with the client's.
+    fn reword(&mut self, misuse: &Misuse, len: usize) {
+        self.settle_server_run();
+        if let Some(server) = &mut self.server {
+            server.passing = Passing::of(len, false);
+        }
+        reply::put_error(&mut self.out.bytes, &misuse.fault());
+        if self.params.log.pooler_errors {
+            tracing::error!(subject = %self.info.subject(), "{} {}", self.info, misuse.log_text());
+        }
     }
 
     fn on_ready(&mut self) -> Result<(), End> {
@@ -419,6 +448,8 @@ impl Session {
         let timeouts = &self.route.timeouts;
         let after = |since: Time, limit: std::time::Duration| if limit.is_zero() { Time::NEVER } else { since + limit };
         match &self.server {
+            // A base backup takes its time, and a stream has no end.
+            Some(server) if !server.core.is_free() && self.info.replication().is_some() => (Time::NEVER, ""),
             Some(server) if !server.core.is_free() => {
                 let transaction = (after(self.transaction_began, timeouts.transaction), "transaction timeout");
                 let step = if server.core.is_in_step() {
@@ -432,6 +463,9 @@ impl Session {
         }
     }
 }
+
+/// The longest error that is read as a whole to see whether it is about a statement's name, in bytes.
+const REWORDED_LEN_MAX: usize = 16 * 1024;
 
 const FLUSH: &[u8] = b"H\0\0\0\x04";
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
@@ -16,6 +16,7 @@ use crate::ids::{ClientId, PoolId, ServerId};
 use crate::net::dial::Target;
 use crate::net::stream::Peer;
 use crate::pool::io::Mailbox;
+use crate::session::replication::{Kind, Wanted};
 use crate::wire::startup::CancelKey;
 
 /// What a client is doing.
@@ -61,6 +62,7 @@ pub struct ClientInfo {
     link: AtomicU64,
     prepared: AtomicUsize,
     keeps_server: AtomicBool,
+    replication: OnceLock<Wanted>,
     kicked: AtomicBool,
     ending: Mutex<Option<Ending>>,
 }
@@ -123,6 +125,7 @@ impl ClientInfo {
             link: AtomicU64::new(0),
             prepared: AtomicUsize::new(0),
             keeps_server: AtomicBool::new(false),
+            replication: OnceLock::new(),
             kicked: AtomicBool::new(false),
             ending: Mutex::default(),
         }
@@ -160,6 +163,17 @@ impl ClientInfo {
     #[must_use]
     pub fn keeps_server(&self) -> bool {
         self.keeps_server.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it replicates, and how; once.
+    pub fn set_replication(&self, wanted: Wanted) {
+        let _ = self.replication.set(wanted);
+    }
+
+    /// How it replicates, if it does.
+    #[must_use]
+    pub fn replication(&self) -> Option<&Wanted> {
+        self.replication.get()
     }
 
     /// Notes what it is doing.
@@ -249,6 +263,8 @@ pub struct ServerInfo {
     pub connected_at: Time,
     /// `version/cipher`, or empty.
     pub tls: String,
+    /// Of which kind its replication is, if it replicates.
+    pub replication: Option<Kind>,
     /// Where a cancel request for it goes, and its key.
     cancel: Option<(Target, CancelKey)>,
     link: AtomicU64,
@@ -276,6 +292,7 @@ impl ServerInfo {
             local,
             connected_at: Time::now(),
             tls,
+            replication: None,
             cancel,
             link: AtomicU64::new(0),
             request_at: AtomicU64::new(0),
@@ -287,6 +304,18 @@ impl ServerInfo {
     #[must_use]
     pub fn with_connected_at(self, connected_at: Time) -> Self {
         Self { connected_at, ..self }
+    }
+
+    /// It replicates.
+    #[must_use]
+    pub fn with_replication(self, replication: Option<Kind>) -> Self {
+        Self { replication, ..self }
+    }
+
+    /// Where it was dialled, if it gave a key for cancel requests.
+    #[must_use]
+    pub fn target(&self) -> Option<&Target> {
+        self.cancel.as_ref().map(|(target, _)| target)
     }
 
     /// It as the subject of a log line.

@@ -11,7 +11,7 @@ use tokio::io::AsyncWrite;
 use tokio::time::timeout;
 
 use super::roster::ServerInfo;
-use super::shared::{PoolContext, Shared};
+use super::shared::{PoolContext, Reported, Shared};
 use crate::fault::{Culprit, Fault};
 use crate::ids::ServerId;
 use crate::net::buffer::Buffer;
@@ -37,6 +37,8 @@ pub struct Server {
     pub(super) passing: Passing,
     pub(super) out: Outbox,
     pub(super) core: ServerCore,
+    /// What it said at its login, where that is for its one client only.
+    pub(super) reported: Option<Reported>,
     waker: Option<Waker>,
     shared: Weak<Shared>,
 }
@@ -149,8 +151,18 @@ impl Server {
             passing: Passing::default(),
             out: Outbox::default(),
             core,
+            reported: None,
             waker: None,
             shared: Arc::downgrade(shared),
+        }
+    }
+
+    /// Takes leave in the middle of a stream, which ends it in good order (PostgreSQL docs, "Streaming Replication Protocol").
+    /// To be called between two frames.
+    pub(super) fn leave_stream(&mut self) {
+        if self.core.is_streaming() && self.out.is_empty() {
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = Pin::new(&mut self.stream).poll_write(&mut cx, TERMINATE);
         }
     }
 
@@ -158,7 +170,7 @@ impl Server {
     pub fn say_goodbye(&mut self) {
         let mut cx = Context::from_waker(Waker::noop());
         if self.out.is_empty() && self.core.is_in_step() {
-            let _ = Pin::new(&mut self.stream).poll_write(&mut cx, b"X\0\0\0\x04");
+            let _ = Pin::new(&mut self.stream).poll_write(&mut cx, TERMINATE);
         }
         let _ = Pin::new(&mut self.stream).poll_shutdown(&mut cx);
     }
@@ -234,6 +246,8 @@ impl Server {
         }
     }
 }
+
+const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
 /// The longest ErrorResponse that is read as a whole, in bytes.
 const MESSAGE_LEN_MAX: usize = 64 * 1024;

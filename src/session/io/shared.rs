@@ -5,19 +5,21 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rustc_hash::FxHashMap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
 use super::floating::Floating;
 use super::freeze::{Freeze, Parcel};
-use super::host::SessionHost;
+use super::host::{self, SessionHost};
 use super::roster::Roster;
 use super::route::{Directory, Params, Route};
 use super::server::Server;
-use crate::auth::{Entropy, PassThrough, ScramKeys, Secret};
+use crate::auth::{Entropy, PassThrough, ScramKeys, Secret, SecretKind};
+use crate::clock::Time;
 use crate::ids::{ClientId, PoolId, ServerId};
 use crate::net::kernel_tls::Support;
+use crate::net::names::Names;
 use crate::pool::io::Pools;
 use crate::pool::{ClientLimits, DatabaseId, DatabaseParams, GlobalParams, Ids, UserParams};
 use crate::prepared::Statements;
@@ -43,9 +45,12 @@ pub struct Shared {
     pub freeze: Freeze,
     /// The floating addresses of a pair.
     pub floating: Floating,
+    /// Host names of servers.
+    pub names: Arc<Names>,
     /// What the statistics count, by database.
     pub stats: Mutex<FxHashMap<DatabaseId, Arc<Stats>>>,
-    pub(super) opening: Mutex<FxHashMap<ServerId, AbortHandle>>,
+    /// Attempts to open a server, and since when they run.
+    pub(super) opening: Mutex<FxHashMap<ServerId, (AbortHandle, Time)>>,
     pub(super) cancels: Mutex<FxHashMap<ClientId, AbortHandle>>,
     /// Cancel requests that are not over: the connections that brought them wait for the other end.
     pub(super) cancel_waits: Mutex<FxHashMap<ClientId, oneshot::Sender<()>>>,
@@ -58,6 +63,12 @@ pub struct Shared {
     pub former: Mutex<Option<PassCancelOn>>,
     /// The same, to the other node of a pair.
     pub peer: Mutex<Option<PassCancelOn>>,
+    /// Who asks servers about users of databases that nobody has vouched for.
+    pub(super) strangers: Semaphore,
+    /// Of what kind the last secret was that auth_query found: what somebody whom it does not find is made to look like.
+    pub(super) found_kind: Mutex<Option<SecretKind>>,
+    /// A freeze has begun.
+    pub(super) frozen: Notify,
     scram_keys: Mutex<Vec<DerivedKeys>>,
     mock_key: Zeroizing<[u8; 32]>,
 }
@@ -93,6 +104,10 @@ struct DerivedKeys {
 /// Derived keys that are kept; the oldest go first.
 const DERIVED_KEYS_MAX: usize = 1024;
 
+/// Databases made from `*` that are asked about users at a time before anybody has logged in to them: whoever makes up names
+/// of databases gets no further than this.
+const STRANGERS_MAX: usize = 8;
+
 /// What is known of a pool beside what the registry counts.
 pub struct PoolContext {
     /// The pool.
@@ -104,6 +119,8 @@ pub struct PoolContext {
     pub reported: Mutex<Option<Reported>>,
     /// The keys of the last client that logged in by a SCRAM secret.
     pub pass_through: Mutex<Option<PassThrough>>,
+    /// What auth_query last found about the user of the pool, who is not in auth_file.
+    pub found: Mutex<Option<Secret>>,
     /// Which of the hosts is next.
     pub host_turn: AtomicUsize,
 }
@@ -174,6 +191,7 @@ impl Shared {
             keys: Mutex::default(),
             freeze: Freeze::default(),
             floating: Floating::default(),
+            names: Arc::new(Names::default()),
             stats: Mutex::default(),
             opening: Mutex::default(),
             cancels: Mutex::default(),
@@ -185,10 +203,20 @@ impl Shared {
             arriving: AtomicUsize::new(0),
             former: Mutex::default(),
             peer: Mutex::default(),
+            strangers: Semaphore::new(STRANGERS_MAX),
+            found_kind: Mutex::default(),
+            frozen: Notify::new(),
             scram_keys: Mutex::default(),
             mock_key: Zeroizing::new(random_bytes()),
         });
         shared.pools.set_host(Arc::new(SessionHost::new(&shared)));
+        shared.names.set_ttls(shared.params().name_ttls);
+        let weak = Arc::downgrade(&shared);
+        shared.names.watch(move |name, gone| {
+            if let Some(shared) = weak.upgrade() {
+                host::retire(&shared, name, gone);
+            }
+        });
         shared
     }
 
@@ -212,6 +240,7 @@ impl Shared {
 
     /// Puts a new configuration in force for all sessions.
     pub fn reconfigure(&self, params: Params, directory: Arc<dyn Directory>) {
+        self.names.set_ttls(params.name_ttls);
         *self.params.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(params);
         *self.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&directory);
         for context in self.contexts() {
@@ -238,6 +267,7 @@ impl Shared {
     pub fn freeze(&self, support: Option<Support>) -> mpsc::UnboundedReceiver<Parcel> {
         let parcels = self.freeze.begin(support);
         self.pools.with(|registry, _, _| registry.freeze());
+        self.frozen.notify_waiters();
         self.rouse();
         parcels
     }
@@ -278,10 +308,20 @@ impl Shared {
                 route: RwLock::new(Arc::clone(route)),
                 reported: Mutex::default(),
                 pass_through: Mutex::default(),
+                found: Mutex::default(),
                 host_turn: AtomicUsize::new(0),
             })
         });
         Arc::clone(context)
+    }
+
+    /// Forgets a database that was made from `*` if this is its only pool and is not in use.
+    pub(super) fn forget_made(&self, context: &PoolContext) {
+        let database = Arc::clone(&context.route().database);
+        let dropped = self.pools.with(|registry, now, out| registry.drop_unused(now, context.pool, out));
+        if dropped && self.directory().forget(&database.name) == Some(database.id) {
+            lock(&self.stats).remove(&database.id);
+        }
     }
 
     /// The counters of a database.

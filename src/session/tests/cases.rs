@@ -11,12 +11,60 @@ use crate::session::params::{Tracked, Values};
 use crate::session::server::{ServerCore, Verdict as ServerVerdict};
 use crate::wire::frame::{HEAD_LEN, head, put, put_cstr};
 
+/// A frame of the server, judged.
+fn said(server: &mut ServerCore, tag: u8, body: &[u8]) -> ServerVerdict {
+    let mut bytes = Vec::new();
+    put(&mut bytes, tag, |out| out.extend_from_slice(body));
+    server.on_frame(head(&bytes).unwrap().unwrap(), &bytes[HEAD_LEN..], None)
+}
+
+#[test]
+fn a_stream_goes_both_ways_until_both_have_ended_it() {
+    let mut desk = Desk::new(0);
+    let frame = |desk: &mut Desk, tag, body: &[u8]| {
+        let mut bytes = Vec::new();
+        put(&mut bytes, tag, |out| out.extend_from_slice(body));
+        desk.judge(&bytes, true).0
+    };
+    assert_eq!(frame(&mut desk, b'Q', b"START_REPLICATION SLOT s LOGICAL 0/0\0"), ClientVerdict::Forward);
+    assert!(!desk.server.is_streaming());
+    assert_eq!(said(&mut desk.server, b'W', &[0, 0, 0]), ServerVerdict::Forward);
+    assert!(desk.server.is_streaming() && !desk.server.is_free());
+    for _ in 0..3 {
+        assert_eq!(said(&mut desk.server, b'd', b"w"), ServerVerdict::Forward);
+        assert_eq!(frame(&mut desk, b'd', b"r"), ClientVerdict::Forward);
+    }
+    assert_eq!(frame(&mut desk, b'c', b""), ClientVerdict::Forward);
+    // What was on its way still comes.
+    assert_eq!(said(&mut desk.server, b'd', b"w"), ServerVerdict::Forward);
+    assert_eq!(said(&mut desk.server, b'c', b""), ServerVerdict::Forward);
+    for tag in [&b"START_STREAMING\0"[..], b"START_REPLICATION\0"] {
+        assert_eq!(said(&mut desk.server, b'C', tag), ServerVerdict::Forward);
+    }
+    assert_eq!(said(&mut desk.server, b'Z', b"I"), ServerVerdict::ForwardReady);
+    assert!(desk.server.is_free() && !desk.server.is_streaming());
+}
+
+#[test]
+fn an_error_ends_a_stream() {
+    let mut desk = Desk::new(0);
+    let mut query = Vec::new();
+    put(&mut query, b'Q', |out| out.extend_from_slice(b"START_REPLICATION 0/0\0"));
+    assert_eq!(desk.judge(&query, true).0, ClientVerdict::Forward);
+    assert_eq!(said(&mut desk.server, b'W', &[0, 0, 0]), ServerVerdict::Forward);
+    assert_eq!(said(&mut desk.server, b'E', b"SERROR\0\0"), ServerVerdict::Forward);
+    assert!(!desk.server.is_streaming());
+    assert_eq!(said(&mut desk.server, b'Z', b"I"), ServerVerdict::ForwardReady);
+    assert!(desk.server.is_free());
+}
+
 /// One client, one server, and what they say.
 struct Desk {
     client: ClientCore,
     server: ServerCore,
     statements: RefCell<Statements>,
     statements_max: usize,
+    unknown_name_ends: bool,
 }
 
 impl Desk {
@@ -24,7 +72,8 @@ impl Desk {
         let tracked = Arc::new(Tracked::new([]));
         let values = Values::unset(&tracked);
         let client = ClientCore::new(values.clone());
-        Self { client, server: ServerCore::new(tracked, values), statements: RefCell::default(), statements_max }
+        let (server, statements) = (ServerCore::new(tracked, values), RefCell::default());
+        Self { client, server, statements, statements_max, unknown_name_ends: false }
     }
 
     /// A frame or its front from the client: the verdict, and what it puts out.
@@ -34,6 +83,7 @@ impl Desk {
             to_server: &mut to_server,
             to_client: &mut to_client,
             statements_max: self.statements_max,
+            unknown_name_ends: self.unknown_name_ends,
             intern: &|definition| self.statements.borrow_mut().intern(definition),
         };
         let head = head(bytes).unwrap().unwrap();
@@ -284,8 +334,24 @@ fn unknown_names_are_refused_by_the_server_itself() {
     assert_eq!(to_server[0], "B \\0b\\0");
     assert_eq!(to_server[2], "D Sunknown PGBOUNCER_1\\0");
     assert_eq!(to_server[3], "B \\0unknown PGBOUNCER_1\\0");
+    let text = |desk: &Desk| desk.server.misuse().map(|misuse| misuse.fault().text.into_owned());
+    assert!(text(&desk).is_some_and(|text| text.contains("statement \"b\" does not exist")));
     desk.server(&["E 26000", "Z I"]);
     assert!(desk.server.is_free());
+    assert_eq!(text(&desk), None);
+}
+
+#[test]
+fn unknown_names_end_the_session_if_so_wanted() {
+    let mut desk = Desk { unknown_name_ends: true, ..Desk::new(3) };
+    desk.warm_up("a", "ROWS 1");
+    desk.warm_up("", "ROWS 1");
+    for say in [(|s| s.run("b")) as Say, |s| s.describe_statement("b")] {
+        let mut script = Script::default();
+        say(&mut script);
+        let ClientVerdict::Fatal(fault) = desk.judge(&script.bytes, true).0 else { panic!("it went on") };
+        assert_eq!(fault.text, "prepared statement did not exist");
+    }
 }
 
 #[test]

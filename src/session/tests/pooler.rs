@@ -317,6 +317,7 @@ impl World {
                 to_server: &mut to_server,
                 to_client: &mut to_client,
                 statements_max: self.rules.statements_max,
+                unknown_name_ends: false,
                 intern: &|definition| self.statements.borrow_mut().intern(definition),
             };
             let body = &client.input[HEAD_LEN..];

@@ -108,6 +108,7 @@ proptest! {
                 to_server: &mut to_server,
                 to_client: &mut to_client,
                 statements_max: 2,
+                unknown_name_ends: false,
                 intern: &|definition| Statements::default().intern(definition),
             };
             if client_speaks {
@@ -143,6 +144,7 @@ proptest! {
                 to_server: &mut to_server,
                 to_client: &mut to_client,
                 statements_max: 2,
+                unknown_name_ends: false,
                 intern: &|definition| Statements::default().intern(definition),
             };
             if from_client {

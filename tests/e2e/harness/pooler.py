@@ -61,7 +61,9 @@ class Pooler:
 
     def says_up(self, pid: int) -> bool:
         """Whether this process has logged that it serves."""
-        return any("process up" in line and line.endswith(f"pid {pid}") for line in self.log().splitlines())
+        lines = [line for line in self.log().splitlines() if "process up" in line]
+        # PgBouncer before 1.25 names its pid only in front.
+        return any(line.endswith(f"pid {pid}") or f"[{pid}] LOG" in line for line in lines)
 
     def _serves(self) -> bool:
         if self.process.poll() is not None:

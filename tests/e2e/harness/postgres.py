@@ -25,7 +25,7 @@ shared_buffers = 64MB
 max_connections = 300
 max_wal_senders = 10
 hot_standby = on
-wal_level = replica
+wal_level = logical
 wal_keep_size = 256MB
 checkpoint_timeout = 1h
 max_wal_size = 8GB
@@ -45,6 +45,7 @@ _HBA = """
 local   all          postgres                  trust
 local   all          all                       md5
 local   replication  postgres                  trust
+host    replication  replicator   127.0.0.1/32 md5
 hostssl all          cert_user    127.0.0.1/32 cert
 host    all          trusted      127.0.0.1/32 trust
 host    all          all          127.0.0.1/32 md5
@@ -170,6 +171,7 @@ class Cluster:
                 role(name, password, forms[name])
             for name, password, encryption in ROLES:
                 role(name, password, encryption)
+            role("replicator", "replicator password", "scram-sha-256", "replication")
             connection.execute("grant pg_signal_backend to app")
             connection.execute("create database revenue_engine owner revenue_user")
             connection.execute("create database enterprisescanner owner admin")

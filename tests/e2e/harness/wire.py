@@ -139,6 +139,8 @@ class Wire:
         self.pid, self.secret = 0, b""
         self.challenges: list[bytes] = []
         self.negotiated: tuple[int, list[str]] | None = None
+        # Notices that came during the login.
+        self.notices: list[dict] = []
 
     def __enter__(self) -> Wire:
         return self
@@ -216,7 +218,9 @@ class Wire:
                 raise WireError(parse_fields(body))
             elif kind == "Z":
                 return self
-            elif kind != "N":
+            elif kind == "N":
+                self.notices.append(parse_fields(body))
+            else:
                 raise AssertionError(f"unexpected message {kind!r} during login")
 
     def _authenticate(self, body: bytes, user: str, password: str) -> None:
