@@ -5,9 +5,10 @@
 # make topology  two nodes, clients and PostgreSQL in network namespaces, keepalived beside; as root, or through sudo
 # make nix     what can be known of the Nix files without NixOS
 # make scenarios  the scenarios of vm-tests/ in containers; as root, or through sudo (SCENARIOS='ha-failover replication')
+# make conformance  PgBouncer's own test suite, and its answers beside ours; as root, or through sudo
 # make kernel-tls  the tests that need kernel TLS, restarts among them, in a QEMU guest (part of check)
 # make fuzz    fuzzes one parser: TARGET=frame SECONDS=60
-.PHONY: demo check bench fuzz kernel-tls systemd topology nix scenarios fmt clippy test doc licences e2e demo-smoke tools
+.PHONY: demo check bench fuzz kernel-tls systemd topology nix scenarios conformance fmt clippy test doc licences e2e demo-smoke tools
 .NOTPARALLEL:
 
 SHELL := /bin/bash
@@ -25,9 +26,7 @@ demo:
 bench:
 	@exec benches/peers $(BENCH_FLAGS)
 
-# Of the scenarios the most telling ones; all of them: make scenarios.
-check: SCENARIOS ?= first-boot ha-failover replication
-check: tools fmt clippy nix test doc licences kernel-tls topology scenarios e2e systemd demo-smoke
+check: tools fmt clippy nix test doc licences kernel-tls topology scenarios conformance e2e systemd demo-smoke
 	@echo "check: everything passed"
 
 # With the release build: the guest's processor is emulated.
@@ -48,6 +47,13 @@ scenarios:
 	cargo build --release --locked --bin pgtandem
 	as_root=(); [ "$$(id -u)" = 0 ] || as_root=(sudo --preserve-env=PGTANDEM_BIN,PGTANDEM_VM_CACHE,CARGO_TARGET_DIR); \
 	    PGTANDEM_BIN=$(CARGO_TARGET_DIR)/release/pgtandem "$${as_root[@]}" vm-tests/run $(SCENARIOS)
+
+# With the release build: the suite counts seconds.
+conformance:
+	cargo build --release --locked --bin pgtandem
+	as_root=(); [ "$$(id -u)" = 0 ] || as_root=(sudo --preserve-env=PGTANDEM_BIN,CARGO_TARGET_DIR); \
+	    export PGTANDEM_BIN=$(CARGO_TARGET_DIR)/release/pgtandem; \
+	    "$${as_root[@]}" tests/probes/run && "$${as_root[@]}" tests/conformance/run
 
 tools:
 	@.ci/install python3 cc git openssl postgresql strace ip nft tshark keepalived
