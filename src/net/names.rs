@@ -111,14 +111,16 @@ impl Cache {
 }
 
 impl Entry {
-    /// The addresses with another one in front each time: PgBouncer uses them in turn.
-    fn in_turn(&mut self, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-        if !addresses.is_empty() {
-            let turn = self.turn % addresses.len();
-            addresses.rotate_left(turn);
-            self.turn = turn + 1;
-        }
-        addresses
+    /// The addresses with another one in front each time: PgBouncer uses them in turn. Those of the family that the system
+    /// prefers (RFC 6724) go before the others, which are mostly the same servers by a way that may not work.
+    fn in_turn(&mut self, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+        let Some(preferred) = addresses.first().map(IpAddr::is_ipv4) else { return addresses };
+        let (mut front, back): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| a.is_ipv4() == preferred);
+        let turn = self.turn % front.len();
+        front.rotate_left(turn);
+        self.turn = turn + 1;
+        front.extend(back);
+        front
     }
 }
 
@@ -303,6 +305,16 @@ mod tests {
         assert_eq!(cache.ask(at(15), "db"), Ask::Known(Ok(ips(&["10.0.0.2", "10.0.0.1"]))));
         assert_eq!(cache.ask(at(15), "db"), Ask::Known(Ok(ips(&["10.0.0.1", "10.0.0.2"]))));
         assert_eq!(cache.ask(at(16), "db"), Ask::Look);
+    }
+
+    #[test]
+    fn the_family_that_the_system_prefers_goes_first() {
+        let mut cache = Cache::default();
+        cache.ask(at(0), "db");
+        cache.heard(at(0), "db", &Ok(ips(&["::1", "10.0.0.1", "::2", "10.0.0.2"])), TTLS);
+        assert_eq!(cache.ask(at(0), "db"), Ask::Known(Ok(ips(&["::1", "::2", "10.0.0.1", "10.0.0.2"]))));
+        assert_eq!(cache.ask(at(0), "db"), Ask::Known(Ok(ips(&["::2", "::1", "10.0.0.1", "10.0.0.2"]))));
+        assert_eq!(cache.ask(at(0), "db"), Ask::Known(Ok(ips(&["::1", "::2", "10.0.0.1", "10.0.0.2"]))));
     }
 
     #[test]

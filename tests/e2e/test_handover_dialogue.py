@@ -131,6 +131,8 @@ def test_a_successor_that_stops_after_the_state(pooler):
         close_all(sockets)
         pooler.wait_log("a successor gave up, serving on", n + 1)
         pooler.serves_on()
+        # Those who have just been served are gone.
+        poll_until(lambda: len([c for c in pooler.admin("SHOW CLIENTS") if c["database"] == "app"]) <= 3, "as many as before")
 
 
 @pytest.mark.parametrize("word", ["Ready", "Done", "Go"])
